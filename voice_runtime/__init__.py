@@ -1,0 +1,1 @@
+"""Telephone calls as plain, blocking Python over Twilio Media Streams."""
