@@ -193,7 +193,9 @@ class _VirtualCondition:
     def __enter__(self) -> bool:
         return self._lock.__enter__()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
