@@ -39,7 +39,8 @@ class SpeechChunk:
     Attributes:
         audio: μ-law 8 kHz, any number of bytes, also none.
         words: the words that became known with this chunk, ms from the start of the utterance. They may lie ahead
-            of its audio or behind it.
+            of its audio or behind it. Their texts are pieces of the text as it was given, punctuation included, in
+            order; joined by spaces they are the text again.
     """
 
     audio: bytes = b""

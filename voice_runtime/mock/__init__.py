@@ -1,0 +1,1 @@
+"""Providers without a voice and without ears, for tests of call code."""
