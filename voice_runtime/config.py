@@ -1,0 +1,362 @@
+"""Settings, and where they come from: defaults < YAML or a dict < ``.env`` < environment < keywords.
+
+::
+
+    settings = load()                                       # environment and ./.env
+    settings = load(voice_server_port=9000)                 # a keyword wins over everything
+    settings = Settings.from_yaml("voice.yaml")             # the file gives what the environment does not
+
+A setting has one name: the environment variable is the attribute in capitals (``VOICE_STREAM_URL`` is
+``voice_stream_url``). Nothing is read when this module is imported; :func:`load` reads each time it is called, and
+what uses a setting calls it when it uses it. An empty variable counts as not set.
+
+Every complaint is a :class:`~voice_runtime.exceptions.ConfigurationError` that names the variable, what came and an
+example; secrets are in none of them and in no ``repr``.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import difflib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from .exceptions import ConfigurationError, MissingStreamUrlError
+
+__all__ = ["Settings", "http_url", "load", "websocket_url"]
+
+_EXAMPLES = {
+    "voice_stream_url": "wss://voice.example.com",
+    "voice_public_url": "https://voice.example.com",
+    "voice_server_host": "0.0.0.0",
+    "voice_server_port": "8080",
+    "voice_max_call_seconds": "3600",
+    "voice_monitor": "true",
+    "voice_log_transcripts": "false",
+    "voice_stt": "elevenlabs",
+    "voice_tts": "elevenlabs",
+    "twilio_account_sid": "AC followed by 32 hexadecimal digits",
+    "twilio_auth_token": "the token from the Twilio console, or two separated by a comma while rotating",
+    "twilio_api_key": "SK followed by 32 hexadecimal digits",
+    "twilio_api_secret": "the secret shown when the API key was created",
+    "twilio_shared_keys": "key-id=secret,other-id=other-secret",
+    "twilio_phone_number": "'+358401234567', in quotes",
+    "twilio_region": "ie1",
+    "twilio_edge": "dublin",
+    "twilio_api_base_url": "http://127.0.0.1:8123",
+}
+
+# What from_mapping() puts below the environment while one object is being made.
+_lowest: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("lowest_settings")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Immutable; use :func:`load` or the ``from_`` methods to make one.
+
+    Raises:
+        ConfigurationError: a value cannot be used, or a keyword is not the name of a setting.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    voice_stream_url: str | None = None
+    """Public WebSocket base that Twilio connects to; paths are added to it. Required for every real call."""
+    voice_public_url: str | None = None
+    """Public https base of the webhooks. Unset: the host of ``voice_stream_url``."""
+    voice_server_host: str = "0.0.0.0"
+    """The address the server listens on."""
+    voice_server_port: int = Field(default=8080, ge=0, le=65535)
+    """0 lets the system choose a free port."""
+    voice_stt: str = "elevenlabs"
+    """Registry name of the STT provider used unless another is asked for."""
+    voice_tts: str = "elevenlabs"
+    """Registry name of the TTS provider used unless another is asked for."""
+    voice_max_call_seconds: float = Field(default=3600, gt=0, le=86_400)
+    """A call is ended after this many seconds. Twilio's own limit is four hours by default."""
+    voice_monitor: bool = False
+    """Play live calls on this machine's loudspeaker."""
+    voice_log_transcripts: bool = False
+    """Write what was said to the log."""
+
+    twilio_account_sid: str | None = None
+    twilio_auth_token: SecretStr | None = None
+    """The account's auth token. While it is rotated, both separated by a comma: the first is used for REST, all of
+    them for checking signatures."""
+    twilio_api_key: str | None = None
+    """``SK...``; together with ``twilio_api_secret`` used for REST instead of the auth token."""
+    twilio_api_secret: SecretStr | None = None
+    twilio_shared_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
+    """Webhook SharedKeys, id to secret. In the environment ``id=secret,id=secret`` or a JSON object."""
+    twilio_phone_number: str | None = None
+    """Our own number, as caller id and SMS sender."""
+    twilio_region: str | None = None
+    """Set together with ``twilio_edge``, or neither."""
+    twilio_edge: str | None = None
+    twilio_api_base_url: str | None = None
+    """Where the REST API is, instead of ``https://api.twilio.com``."""
+
+    elevenlabs_api_key: SecretStr | None = None
+    elevenlabs_voice_id: str = "21m00Tcm4TlvDq8ikWAM"
+    """Rachel, with the multilingual model below."""
+    elevenlabs_model: str = "eleven_multilingual_v2"
+    elevenlabs_base_url: str | None = None
+    stt_model_id: str = "scribe_v2_realtime"
+    stt_language_code: str | None = None
+    """ISO 639 code, for example ``fi``. Unset: the provider detects the language."""
+    azure_speech_key: SecretStr | None = None
+    azure_speech_region: str = "westeurope"
+    azure_speech_host: str | None = None
+    azure_tts_voice: str = "en-US-AvaMultilingualNeural"
+
+    def __init__(self, **values: Any) -> None:
+        _refuse_unknown(values, "keyword")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigurationError(_describe(error)) from None
+        except (SettingsError, UnicodeError, OSError) as error:
+            raise ConfigurationError(f"The settings could not be read: {error}") from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of the sources, strongest first."""
+        lowest = InitSettingsSource(settings_cls, init_kwargs=dict(_lowest.get({})))
+        return init_settings, env_settings, dotenv_settings, lowest
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], **overrides: Any) -> Settings:
+        """Settings of which ``values`` gives what neither ``overrides`` nor the environment gives.
+
+        Names may be written in capitals, as in the environment. None counts as not set.
+
+        Raises:
+            ConfigurationError: an unknown name, or a value that cannot be used.
+        """
+        lowest = {str(name).lower(): value for name, value in values.items() if value is not None}
+        _refuse_unknown(lowest, "setting")
+        token = _lowest.set(lowest)
+        try:
+            return cls(**overrides)
+        finally:
+            _lowest.reset(token)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> Settings:
+        """As :meth:`from_mapping`, with the values from a YAML file: one flat mapping of names to values.
+
+        Raises:
+            ConfigurationError: PyYAML is not installed; the file cannot be read or is no mapping; a value is wrong.
+        """
+        try:
+            yaml: Any = importlib.import_module("yaml")
+        except ImportError:
+            raise ConfigurationError(
+                f"Reading {path} needs PyYAML, which is not installed: pip install pyyaml"
+            ) from None
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeError) as error:
+            raise ConfigurationError(f"The settings file {path} cannot be read: {error}") from None
+        except yaml.YAMLError as error:
+            # Only the place: the text around it may hold a secret.
+            mark = getattr(error, "problem_mark", None)
+            place = f" at line {mark.line + 1}" if mark is not None else ""
+            raise ConfigurationError(f"The settings file {path} is not valid YAML{place}.") from None
+        if values is None:
+            values = {}
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(
+                f"The settings file {path} must hold one mapping, for example 'voice_server_port: 8080'; "
+                f"a {type(values).__name__} came."
+            )
+        return cls.from_mapping(values, **overrides)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("twilio_shared_keys", mode="before")
+    @classmethod
+    def _parse_shared_keys(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("it begins like a JSON object but is none") from None
+        keys: dict[str, str] = {}
+        for item in filter(None, (part.strip() for part in value.split(","))):
+            name, separator, secret = item.partition("=")
+            if not separator or not name.strip() or not secret.strip():
+                raise ValueError("every item must read id=secret")
+            keys[name.strip()] = secret.strip()
+        return keys
+
+    # -- what follows from the settings -----------------------------------------------------------------------
+
+    @property
+    def auth_tokens(self) -> tuple[str, ...]:
+        """The auth tokens that may have signed a request, the one for REST first; empty when none is set."""
+        if self.twilio_auth_token is None:
+            return ()
+        return tuple(filter(None, (part.strip() for part in self.twilio_auth_token.get_secret_value().split(","))))
+
+    @property
+    def shared_keys(self) -> dict[str, str]:
+        """The webhook SharedKeys with their secrets in clear, for the signature's check."""
+        return {name: secret.get_secret_value() for name, secret in self.twilio_shared_keys.items()}
+
+    def stream_url(self, path: str = "/voice") -> str:
+        """The wss URL of ``path`` below ``VOICE_STREAM_URL``, as it goes into the TwiML.
+
+        Raises:
+            MissingStreamUrlError: ``VOICE_STREAM_URL`` is not set.
+            ConfigurationError: it is not a URL Twilio can connect to.
+        """
+        if not self.voice_stream_url:
+            raise MissingStreamUrlError
+        return websocket_url(self.voice_stream_url, path)
+
+    def public_url(self, path: str = "") -> str:
+        """The https URL of ``path`` below ``VOICE_PUBLIC_URL``, or below ``VOICE_STREAM_URL``'s host when unset.
+
+        Raises:
+            MissingStreamUrlError: neither is set.
+            ConfigurationError: it is not a usable URL.
+        """
+        if self.voice_public_url:
+            return http_url(self.voice_public_url, path, "VOICE_PUBLIC_URL")
+        if not self.voice_stream_url:
+            raise MissingStreamUrlError
+        return http_url(self.voice_stream_url, path, "VOICE_STREAM_URL")
+
+    def require(self, name: str, purpose: str) -> str:
+        """The value of a setting that ``purpose`` cannot do without.
+
+        Raises:
+            ConfigurationError: it is not set; the message names the variable and an example.
+        """
+        value = getattr(self, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if not value:
+            example = f", for example {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+            raise ConfigurationError(f"{name.upper()} is not set. It is needed to {purpose}{example}.")
+        return str(value)
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings as they are now: defaults < ``./.env`` < environment < ``overrides``.
+
+    Reads a file and the environment, some hundred microseconds: call it where a call is set up, not for each frame.
+
+    Raises:
+        ConfigurationError: a value cannot be used, or a keyword is not the name of a setting.
+    """
+    return Settings(**overrides)
+
+
+def websocket_url(base: str, path: str = "/voice", *, source: str = "VOICE_STREAM_URL") -> str:
+    """``base`` with ``path`` added, as a WebSocket URL: https becomes wss, http becomes ws.
+
+    Args:
+        base: for example ``wss://voice.example.com``, with or without a slash at its end.
+        source: what to call ``base`` in the error.
+
+    Raises:
+        ConfigurationError: no host, another scheme, or a query string (Twilio strips it, or answers 31920).
+    """
+    return _join(
+        base, path, source, {"wss": "wss", "https": "wss", "ws": "ws", "http": "ws"}, "wss://voice.example.com"
+    )
+
+
+def http_url(base: str, path: str = "", source: str = "VOICE_PUBLIC_URL") -> str:
+    """``base`` with ``path`` added, as an HTTP URL: wss becomes https, ws becomes http.
+
+    Raises:
+        ConfigurationError: no host, another scheme, or a query string.
+    """
+    schemes = {"https": "https", "wss": "https", "http": "http", "ws": "http"}
+    return _join(base, path, source, schemes, "https://voice.example.com")
+
+
+def _join(base: str, path: str, source: str, schemes: dict[str, str], example: str) -> str:
+    base = base.strip()
+    complaint: str | None = None
+    try:
+        parts = urlsplit(base)
+        parts.port  # noqa: B018 - raises when it is not a port
+    except ValueError as error:
+        raise ConfigurationError(f"{source} is not a URL ({error}); expected for example {example}.") from None
+    scheme = schemes.get(parts.scheme)
+    if scheme is None:
+        complaint = "it must begin with wss:// or https://"
+    elif not parts.hostname:
+        complaint = "it names no host"
+    elif "?" in base:
+        complaint = "it has a query string, which Twilio strips; use the path or <Parameter> elements instead"
+    elif "#" in base:
+        complaint = "it has a fragment"
+    elif any(character.isspace() or not character.isprintable() for character in base):
+        complaint = "it has white space or control characters in it"
+    if complaint is not None:
+        # A user name and password in a URL are secrets, and so may be what stands in a query.
+        shown = base.partition("?")[0].rpartition("@")[2] if "@" in base else base.partition("?")[0]
+        raise ConfigurationError(f"{source} is {shown!r}, but {complaint}. Expected for example {example}.")
+    joined = parts.path.rstrip("/")
+    if path:
+        joined += "/" + path.lstrip("/")
+    return f"{scheme}://{parts.netloc}{joined}"
+
+
+def _refuse_unknown(values: Mapping[str, Any], noun: str) -> None:
+    known = Settings.model_fields
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" The settings are {', '.join(sorted(known))}."
+            raise ConfigurationError(f"There is no {noun} called {name!r}.{hint}")
+
+
+def _describe(error: ValidationError) -> str:
+    """Pydantic's findings as sentences. What came is shown, except for secrets."""
+    sentences = []
+    for finding in error.errors(include_url=False, include_context=False):
+        name = str(finding["loc"][0]) if finding["loc"] else "the settings"
+        annotation = str(Settings.model_fields[name].annotation) if name in Settings.model_fields else ""
+        came = "a value that cannot be used came" if "Secret" in annotation else f"{finding['input']!r} came"
+        message = finding["msg"].removeprefix("Value error, ")
+        example = f"; expected for example {_EXAMPLES[name]}" if name in _EXAMPLES else ""
+        sentences.append(f"{name.upper()}: {came} ({message}){example}.")
+    return " ".join(sentences)
