@@ -18,6 +18,7 @@ __all__ = [
     "CallerHeard",
     "CallerSpeaking",
     "Cleared",
+    "DtmfReceived",
     "EndOfTurn",
     "Final",
     "FlowFailed",
@@ -28,6 +29,7 @@ __all__ = [
     "NoMatch",
     "Outcome",
     "RecognitionEvent",
+    "RecognitionFailed",
     "RecognizerFailed",
     "SayFinished",
     "SayStarted",
@@ -49,6 +51,8 @@ class Outcome(enum.StrEnum):
     """The call ended first."""
     FAILED = "failed"
     """The speech provider failed before all of it was made."""
+    UNCONFIRMED = "unconfirmed"
+    """All of it was sent, but the mark that would prove it heard never came back."""
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +160,12 @@ class CallerHeard(CallEvent, frozen=True, kw_only=True):
     end_ms: float
 
 
+class DtmfReceived(CallEvent, frozen=True, kw_only=True):
+    """The caller pressed a key."""
+
+    digit: str
+
+
 class SayStarted(CallEvent, frozen=True, kw_only=True):
     """The agent begins to say ``text``; for a recording, ``text`` is its name."""
 
@@ -191,6 +201,12 @@ class SmsSent(CallEvent, frozen=True, kw_only=True):
     to: str
     body: str
     message_sid: str
+
+
+class RecognitionFailed(CallEvent, frozen=True, kw_only=True):
+    """The call has no ear any longer, and why. It goes on deaf."""
+
+    error: str
 
 
 class FlowFailed(CallEvent, frozen=True, kw_only=True):

@@ -1,0 +1,149 @@
+"""A call's ``run()`` in a thread of its own, and the call as the program around it sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from .clock import ClockThread
+from .events import FlowFailed
+from .exceptions import CallHangupError, CallNotAnsweredError
+from .live_call import LiveCall, TranscriptLine
+from .session import VoiceSession
+
+__all__ = ["Call"]
+
+log = logging.getLogger(__name__)
+
+_STUBBORN_AFTER_S = 5.0
+
+# What a call that was dialled may come to instead of being answered (Twilio's CallStatus).
+_NOT_ANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
+
+
+class Call:
+    """One call of a server. Its methods may be called from any thread but the event loop's.
+
+    Attributes:
+        session: the flow's session.
+        result: what ``run()`` returned.
+        error: what ``run()`` raised; None after a normal end, and after a hang-up in the middle of a verb.
+        status: the newest CallStatus Twilio reported, for a call that was dialled; else empty.
+    """
+
+    def __init__(self, session: VoiceSession) -> None:
+        self.session = session
+        self.call_sid = session.call_sid or ""
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.status = ""
+        self._live: LiveCall = session.live
+        self._flow_done = False
+        self._thread: ClockThread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.call_sid or 'not placed'}: {self.outcome or 'under way'}>"
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: ``busy``, ``no-answer``, ``failed`` or ``canceled`` when nobody answered, else why the call
+        ended (``hung_up``, ``caller_hung_up``, ...); empty while it is under way."""
+        return self.status if self.status in _NOT_ANSWERED else self._live.ended
+
+    @property
+    def transcript(self) -> list[TranscriptLine]:
+        """Who said what so far: the caller as recognised, the agent as heard."""
+        return list(self._live.transcript)
+
+    def wait_answered(self, timeout: float = 90.0) -> None:
+        """Block until the call's stream is up.
+
+        Raises:
+            CallNotAnsweredError: busy, no answer, refused (the message says which), or ``timeout`` seconds passed.
+        """
+        live = self._live
+        live.bridge.wait_until(lambda: live.started_at is not None or self.outcome, timeout)
+        if live.started_at is None:
+            raise CallNotAnsweredError(
+                timeout, f"The call was not answered: {self.outcome}" if self.outcome else None
+            )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the call is over and ``run()`` has ended; False when ``timeout`` seconds passed before."""
+        return self._live.bridge.wait_until(lambda: self._over, timeout)
+
+    @property
+    def _over(self) -> bool:
+        if self._thread is None:
+            return bool(self.outcome)
+        return self._flow_done and bool(self._live.ended)
+
+    def report_status(self, status: str) -> None:
+        """Twilio says what became of the call; any thread."""
+        self.status = status
+        if status in _NOT_ANSWERED or status == "completed":
+            # After the stream's own end this changes nothing; without a stream it is the only news of the end.
+            self._live.end(status)
+        self._live.bridge.notify()
+
+    # -- the flow's thread ----------------------------------------------------------------------------------------
+
+    def start(self, apology: str | None, on_done: Callable[[], None] | None = None) -> None:
+        """Run the session's ``run()`` in a thread named after the call."""
+        live = self._live
+        self.call_sid = live.call_sid
+
+        def body() -> None:
+            try:
+                self._run(apology)
+            finally:
+                with live.bridge.lock:
+                    self._flow_done = True
+                    live.bridge.condition.notify_all()
+                if on_done is not None:
+                    on_done()
+
+        self._thread = live.clock.start_thread(body, f"call {self.call_sid}")
+
+    def report_if_stubborn(self) -> float | None:
+        """Seconds after which to look whether the thread has ended with its call; None when it has. Says so in the
+        log when it has not: a user function that sleeps cannot be ended from outside."""
+        if self._flow_done or self._thread is None:
+            return None
+        log.warning("The thread of call %s still runs %g s after its end", self.call_sid, _STUBBORN_AFTER_S)
+        return _STUBBORN_AFTER_S
+
+    def _run(self, apology: str | None) -> None:
+        session = self.session
+        try:
+            self.result = session.run()
+            session.hang_up()
+        except CallHangupError as error:
+            if not self._live.ended:
+                # Not of this call's making: raised by hand, or of another call.
+                log.info("Call %s: run() ended with %s", self.call_sid, error)
+                session.request_disconnect()
+        except Exception as error:
+            self.error = error
+            log.exception("Call %s: run() failed", self.call_sid)
+            self._live.emit(FlowFailed, error=f"{type(error).__name__}: {error}")
+            self._apologise(apology)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and its like: the call ends, not the process
+            self.error = error
+            log.warning("Call %s: run() ended with %r", self.call_sid, error)
+            session.request_disconnect()
+
+    def _apologise(self, apology: str | None) -> None:
+        session = self.session
+        try:
+            if apology:
+                session.clear()
+                session.say(apology)
+            session.hang_up()
+        except CallHangupError:
+            pass
+        except Exception:
+            # The voice itself may be what failed.
+            log.exception("Call %s: the apology could not be said", self.call_sid)
+            session.request_disconnect()

@@ -1,0 +1,341 @@
+"""The ear of a call: the caller's audio, who gets it, and what was understood."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .bridge import Bridge, refuse_on_event_loop
+from .clock import ClockQueue
+from .dispatcher import Dispatcher
+from .events import (
+    CallerHeard,
+    CallerSpeaking,
+    Final,
+    NoMatch,
+    RecognitionEvent,
+    RecognitionFailed,
+    RecognizerFailed,
+    SpeechEnded,
+    SpeechStarted,
+)
+from .exceptions import CallHangupError, ConfigurationError, ProviderError
+from .results import ListenResult
+from .stt_tee import SttTee
+from .turns.answers import find_choice
+
+if TYPE_CHECKING:
+    from .stt import SttProvider
+
+__all__ = ["Hearing", "InboundQueue"]
+
+log = logging.getLogger(__name__)
+
+_BYTES_PER_MS = 8
+_INBOUND_FRAMES = 1500  # 30 s of 20 ms frames
+_LONGEST_UTTERANCE_S = 30.0
+_TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
+_READY_S = 15.0
+_STOP_S = 5.0
+
+
+class InboundQueue(asyncio.Queue["bytes | None"]):
+    """The caller's frames for a speech provider: 30 s at most, then the oldest goes, counted in ``dropped``."""
+
+    def __init__(self, frames: int = _INBOUND_FRAMES) -> None:
+        super().__init__()
+        self._frames = frames
+        self.dropped = 0
+
+    def push(self, item: bytes | None) -> None:
+        """Loop thread."""
+        if self.qsize() >= self._frames:
+            self.get_nowait()
+            self.dropped += 1
+        self.put_nowait(item)
+
+
+class Hearing:
+    """One per call.
+
+    Attributes:
+        inbound: what speech providers are started with.
+        audio_ms: how much audio of the caller has arrived.
+    """
+
+    def __init__(self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None]) -> None:
+        self.inbound = InboundQueue()
+        self.audio_ms = 0.0
+        self.stt: SttProvider | None = None
+        self.stt_factory: Callable[[], SttProvider] | None = None
+        self.stt_secondary_factory: Callable[[], SttProvider] | None = None
+        self.on_stt_ready: Callable[[Any], None] | None = None
+        self.on_frame: Callable[[bytes], None] | None = None
+        self._bridge = bridge
+        self._dispatcher = dispatcher
+        self._emit = emit
+        self._listeners: tuple[ClockQueue, ...] = ()
+        self._finals: deque[Final | NoMatch] = deque(maxlen=256)
+        self._speaking = False
+        self._failure: RecognizerFailed | None = None
+        self._ready = False
+        self._stt_task: asyncio.Task[None] | None = None
+        self._zero_ms: float | None = None  # when the caller's audio began, on our clock
+        self._origin_ms = 0.0  # where the recogniser's zero lies on the caller's audio
+        self.frames_dropped = 0
+
+    # -- the caller's audio (loop thread) -------------------------------------------------------------------------
+
+    def frame(self, audio: bytes) -> None:
+        """A chunk of the caller's μ-law audio arrived."""
+        if self._zero_ms is None:
+            self._zero_ms = self._bridge.clock.monotonic() * 1000 - len(audio) / _BYTES_PER_MS
+        self.audio_ms += len(audio) / _BYTES_PER_MS
+        self.inbound.push(audio)
+        for listener in self._listeners:
+            if listener.qsize() < _INBOUND_FRAMES:
+                listener.put(audio)
+            else:
+                self.frames_dropped += 1
+        if self.on_frame is not None:
+            self.on_frame(audio)
+
+    def position_of(self, now_ms: float) -> float:
+        """Where a moment of our clock (ms) lies on the caller's audio (ms)."""
+        return 0.0 if self._zero_ms is None else now_ms - self._zero_ms
+
+    def clear_inbound(self) -> None:
+        """Forget the frames nobody has taken yet, and the transcripts nobody has asked for. Any thread."""
+        with self._bridge.lock:
+            self._finals.clear()
+        self._bridge.call_soon(self._drain_inbound)
+
+    def _drain_inbound(self) -> None:
+        while not self.inbound.empty():
+            self.inbound.get_nowait()
+
+    def frames(self, timeout: float | None = None) -> Iterator[bytes]:
+        """The caller's frames from now on, for the calling thread; ends with the call."""
+        refuse_on_event_loop("frames()")
+        bridge = self._bridge
+        frames = bridge.clock.queue()
+        with bridge.lock:
+            if bridge.ended:
+                return
+            self._listeners = (*self._listeners, frames)
+        try:
+            while True:
+                try:
+                    frame = frames.get(timeout=timeout)
+                except queue.Empty:
+                    raise TimeoutError(f"No audio from the caller for {timeout:g} s") from None
+                if frame is None:
+                    return
+                yield frame
+        finally:
+            with bridge.lock:
+                self._listeners = tuple(q for q in self._listeners if q is not frames)
+
+    # -- the recogniser's life (loop thread) ----------------------------------------------------------------------
+
+    def start_recognition(self) -> None:
+        """Start the recogniser of ``stt_factory``, once; nothing without a factory."""
+        if self._stt_task is None and self.stt_factory is not None and not self._bridge.ended:
+            self._stt_task = self._bridge.spawn(self._recognise(self.stt_factory))
+
+    async def _recognise(self, factory: Callable[[], SttProvider]) -> None:
+        loop = asyncio.get_running_loop()
+        stt: SttProvider | None = None
+        try:
+            # In a worker thread: a factory may import an SDK or load a model.
+            stt = await loop.run_in_executor(None, factory)
+            if self.stt_secondary_factory is not None:
+                stt = SttTee(primary=stt, secondary=await loop.run_in_executor(None, self.stt_secondary_factory))
+            self.stt = stt
+            if self.on_stt_ready is not None:
+                await self._run_hook(self.on_stt_ready, stt)
+            self._wire(stt)
+            self._origin_ms = self.audio_ms
+            if not hasattr(stt, "expect"):
+                self._set_ready()  # start() of a provider of one's own may run for the whole call
+            await stt.start(self.inbound)
+            self._set_ready()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("Speech recognition could not be started")
+            kind = error.kind if isinstance(error, ProviderError) else "unavailable"
+            self._failed(RecognizerFailed(at_ms=0.0, kind=kind, message=str(error), retryable=False))
+            on_error = getattr(stt, "on_error", None)
+            if on_error is not None and not hasattr(stt, "dispatch"):
+                on_error(str(error))  # already made to run on the dispatcher; a face has reported it itself
+
+    async def _run_hook(self, hook: Callable[[Any], None], stt: SttProvider) -> None:
+        done = asyncio.Event()
+
+        def run() -> None:
+            try:
+                hook(stt)
+            finally:
+                self._bridge.call_soon(done.set)
+
+        self._dispatcher.submit(run)
+        await done.wait()
+
+    def _wire(self, stt: Any) -> None:
+        """Callbacks run on the call's dispatcher thread, and the call learns what was understood."""
+        if hasattr(stt, "on_event") and hasattr(stt, "dispatch"):
+            stt.dispatch = self._dispatcher.submit
+            stt.on_event = self._on_recognition
+            return
+        committed, recognizing, failed = stt.on_committed, getattr(stt, "on_recognizing", None), stt.on_error
+
+        def on_committed(text: str) -> None:
+            at_ms = self.audio_ms
+            self._on_recognition(Final(at_ms=at_ms - self._origin_ms, end_ms=at_ms - self._origin_ms, text=text))
+            if committed is not None:
+                self._dispatcher.submit(lambda: committed(text))
+
+        def on_error(reason: str) -> None:
+            self._failed(RecognizerFailed(at_ms=0.0, kind="unavailable", message=reason, retryable=False))
+            if failed is not None:
+                self._dispatcher.submit(lambda: failed(reason))
+
+        stt.on_committed = on_committed
+        stt.on_error = on_error
+        if recognizing is not None:
+            stt.on_recognizing = lambda text: self._dispatcher.submit(lambda: recognizing(text))
+
+    async def stop_recognition(self) -> None:
+        """Stop it, and wait until it has let go, a few seconds at most."""
+        task, stt = self._stt_task, self.stt
+        self.inbound.push(None)
+        if stt is not None:
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await stt.stop()
+            except TimeoutError:
+                log.warning("The speech recogniser did not stop within %g s", _STOP_S)
+            except Exception:
+                log.exception("The speech recogniser failed while it was stopped")
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_STOP_S)
+
+    def close(self) -> None:
+        """The call is over: release the threads that take frames (the lock must be held)."""
+        for listener in self._listeners:
+            listener.put(None)
+
+    def _set_ready(self) -> None:
+        self._ready = True
+        self._bridge.notify()
+
+    # -- what was understood --------------------------------------------------------------------------------------
+
+    def _on_recognition(self, event: RecognitionEvent) -> None:
+        origin = self._origin_ms
+        match event:
+            case SpeechStarted() | SpeechEnded():
+                self._speaking = isinstance(event, SpeechStarted)
+                self._emit(CallerSpeaking, speaking=self._speaking)
+            case Final(text=text) if text.strip():
+                is_echo = getattr(self.stt, "is_echo", None)
+                if is_echo is not None and is_echo(event):
+                    return
+                start_ms, end_ms = event.at_ms + origin, event.end_ms + origin
+                self._emit(CallerHeard, text=text, start_ms=start_ms, end_ms=end_ms)
+                self._understood(Final(at_ms=start_ms, end_ms=end_ms, text=text))
+            case NoMatch():
+                self._understood(NoMatch(at_ms=event.at_ms + origin))
+            case RecognizerFailed():
+                self._failed(event)
+            case _:
+                return
+        self._bridge.notify()
+
+    def _understood(self, event: Final | NoMatch) -> None:
+        with self._bridge.lock:
+            self._finals.append(event)
+
+    def _failed(self, failure: RecognizerFailed) -> None:
+        with self._bridge.lock:
+            self._failure = failure
+            self._bridge.condition.notify_all()
+        self._emit(RecognitionFailed, error=failure.message)
+
+    def listen(self, timeout: float, expect: Sequence[str] | None, digits: int | None) -> ListenResult:
+        """Block until the caller has said something; see ``VoiceSession.listen``."""
+        refuse_on_event_loop("listen()")
+        bridge = self._bridge
+        self._await_recogniser()
+        restrict = getattr(self.stt, "expect", None)
+        if restrict is not None:
+            asked = bridge.start(lambda: restrict(expect, digits))
+            bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
+            self._raise_if_over()
+            asked.result(timeout=0)
+        from_ms = self.audio_ms
+        deadline = bridge.clock.monotonic() + timeout
+        with bridge.lock:
+            while self._finals and _end_of(self._finals[0]) <= from_ms:
+                self._finals.popleft()
+        grace: float | None = None
+        while True:
+            limit = deadline if grace is None else grace
+            found = bridge.wait_until(
+                lambda: self._finals or self._failure or bridge.ended, limit - bridge.clock.monotonic()
+            )
+            self._raise_if_over()
+            if found:
+                with bridge.lock:
+                    event = self._finals.popleft()
+                return _result(event, expect)
+            if grace is None and self._speaking:
+                # In the middle of a sentence: let it end.
+                grace = bridge.clock.monotonic() + _LONGEST_UTTERANCE_S
+                bridge.wait_until(lambda: not self._speaking or self._finals or bridge.ended, _LONGEST_UTTERANCE_S)
+                grace = bridge.clock.monotonic() + _TRANSCRIPT_GRACE_S
+                continue
+            return ListenResult()
+
+    def _await_recogniser(self) -> None:
+        bridge = self._bridge
+        self._raise_if_over()
+        if self.stt_factory is None and self.stt is None:
+            raise ConfigurationError(
+                "listen() needs a speech recogniser and this call has none. Give one to the server, for example "
+                "VoiceServer(Flow, stt='pocketsphinx'), or set session.stt_factory."
+            )
+        bridge.call_soon(self.start_recognition)
+        if not bridge.wait_until(lambda: self._ready or self._failure or bridge.ended, _READY_S):
+            raise ProviderError("timeout", f"the speech recogniser was not ready within {_READY_S:g} s")
+        self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
+        if self._bridge.ended:
+            raise CallHangupError(partial=ListenResult(reason="hang_up"), reason=self._bridge.ended)
+        failure = self._failure
+        if failure is not None:
+            raise ProviderError(failure.kind, failure.message, retryable=failure.retryable)
+
+
+def _end_of(event: Final | NoMatch) -> float:
+    return event.end_ms if isinstance(event, Final) else event.at_ms
+
+
+def _result(event: Final | NoMatch, expect: Sequence[str] | None) -> ListenResult:
+    if isinstance(event, NoMatch):
+        return ListenResult(reason="no_match", start_ms=event.at_ms, end_ms=event.at_ms)
+    choice = find_choice(event.text, expect) if expect else None
+    return ListenResult(
+        text=event.text,
+        choice=choice,
+        reason="no_match" if expect and choice is None else "speech",
+        start_ms=event.at_ms,
+        end_ms=event.end_ms,
+    )

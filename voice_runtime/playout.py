@@ -1,0 +1,491 @@
+"""What is said to the caller, on one timeline: audio, marks and clears in one order, and how much of it was heard.
+
+Pure: no threads, no loop, no clock. Time comes in as ``now_ms``, positions are bytes of 8 kHz μ-law (8 per
+ms). The owner serialises the calls (:mod:`voice_runtime.bridge` holds the lock).
+
+How Twilio plays, and what follows (https://www.twilio.com/docs/voice/media-streams/websocket-messages):
+
+* It buffers what we send and plays it in order at 8 bytes per ms; when the buffer runs dry it is silent. So we send
+  ahead of real time by ``lead_ms`` and no stall of ours shorter than that is ever audible.
+* A mark comes back when everything before it was played, and also when a clear flushes it. So marks are the only
+  proof of hearing, and those that come back after a clear prove nothing by themselves.
+* A clear is not acknowledged. So a *fence* mark follows it: when the fence comes back, the clear has been carried
+  out, and what the caller heard is the position our reckoning gives for that very moment (the trips of the clear and
+  of the fence are the same length as those of the marks that reckoning is anchored to).
+
+A *generation* is what lies between two clears. Each has its own positions; a cut generation stays known until its
+fence comes back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from .audio.frames import BYTES_PER_MS
+from .events import Outcome, Word
+from .exceptions import PlayoutFullError
+
+__all__ = ["CLEAR", "Clear", "Mark", "Timeline", "Utterance"]
+
+_MESSAGE_BYTES = 800
+"""100 ms: as cheap per byte as it gets, while a clear still finds little on its way."""
+_TOLERANCE_BYTES = 160
+"""One frame: how exact the reckoning of the play position is between two marks."""
+_ASSUME_HEARD_AFTER_MS = 30_000
+"""A peer that never echoes marks must not make us keep its audio for ever."""
+_KEEP_UNHEARD_BYTES = 60_000 * BYTES_PER_MS
+
+
+class Clear:
+    """The order to drop everything that was sent and not yet played."""
+
+
+CLEAR = Clear()
+
+
+class Mark:
+    """A place on the timeline. ``name`` is what stands on the wire, ``label`` what the user called it.
+
+    ``outcome`` is None until the mark is settled; ``position`` counts bytes within its generation.
+    """
+
+    __slots__ = ("generation", "label", "name", "outcome", "position", "utterance")
+
+    def __init__(self, label: str, name: str, generation: _Generation, utterance: Utterance | None) -> None:
+        self.label = label
+        self.name = name
+        self.generation = generation
+        self.utterance = utterance
+        self.position = 0
+        self.outcome: Outcome | None = None
+
+
+class Utterance:
+    """Something said as a whole: a span of audio with an end mark.
+
+    ``outcome`` is None while it is on its way; afterwards ``heard_bytes`` is final.
+    """
+
+    __slots__ = ("_generation", "heard_bytes", "outcome", "queued_bytes", "start", "words")
+
+    def __init__(self, generation: _Generation) -> None:
+        self._generation = generation
+        self.start = generation.appended
+        self.queued_bytes = 0
+        self.heard_bytes = 0
+        self.outcome: Outcome | None = None
+        self.words: list[Word] = []
+
+    @property
+    def heard_ms(self) -> float:
+        return self.heard_bytes / BYTES_PER_MS
+
+    @property
+    def duration_ms(self) -> float:
+        """How much audio of it was queued so far."""
+        return self.queued_bytes / BYTES_PER_MS
+
+
+class _Generation:
+    """What lies between two clears."""
+
+    __slots__ = (
+        "appended",
+        "chunks",
+        "confirmed",
+        "cut_at_ms",
+        "dropped",
+        "marks",
+        "play_end_ms",
+        "sent",
+        "utterances",
+    )
+
+    def __init__(self) -> None:
+        self.appended = 0
+        self.sent = 0
+        self.confirmed = 0
+        self.play_end_ms = float("-inf")  # when everything sent will have been played
+        self.marks: deque[Mark] = deque()  # sent and not yet come back
+        self.chunks: deque[tuple[int, float, bytes]] = deque()  # sent, not yet heard: position, when it plays, audio
+        self.utterances: deque[Utterance] = deque()  # not yet settled
+        self.dropped: list[bytes] = []  # never sent, because of a clear
+        self.cut_at_ms: float | None = None
+
+    def reckoned(self, now_ms: float) -> int:
+        """Where playback stands by dead reckoning from the last anchor."""
+        ahead = int((self.play_end_ms - now_ms) * BYTES_PER_MS)
+        return max(self.confirmed, min(self.sent, self.sent - ahead)) if self.sent else 0
+
+    def played(self, now_ms: float) -> int:
+        """The same, but never past a mark that has not come back."""
+        position = self.reckoned(now_ms)
+        return min(position, self.marks[0].position) if self.marks else position
+
+
+class Timeline:
+    """The ordered queue of one leg.
+
+    Args:
+        lead_ms: how far ahead of the caller's ear audio is handed to the wire. At least the longest stall of the
+            event loop that must stay inaudible; more makes a clear later by nothing, only its message smaller.
+        mark_every_ms: distance of the progress marks within audio.
+        limit_ms: most audio that may wait to be sent; beyond it :class:`PlayoutFullError`.
+        on_settled: called with each mark when its outcome is known.
+        on_heard: called with (``at_ms``, audio) for every stretch of audio when it is known to have been heard;
+            ``at_ms`` is when it began to play, on the caller's ``now_ms`` scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        lead_ms: float = 1000,
+        mark_every_ms: float = 500,
+        limit_ms: float = 600_000,
+        on_settled: Callable[[Mark], None] | None = None,
+        on_heard: Callable[[float, bytes], None] | None = None,
+    ) -> None:
+        self.lead_ms = lead_ms
+        self.limit_ms = limit_ms
+        self.on_settled = on_settled
+        self.on_heard = on_heard
+        self.closed = False
+        self.stale_echoes = 0
+        """Marks that came back and were unknown, or settled before: flushed ones after a clear are normal."""
+        self.unheard = b""
+        """What the last clear took from the caller's ear (the newest 60 s of it at most)."""
+        self._mark_every = int(mark_every_ms * BYTES_PER_MS)
+        self._since_mark = 0
+        self._queue: deque[bytes | Mark | Clear] = deque()
+        self._queued_bytes = 0
+        self._now = _Generation()
+        self._cut: deque[_Generation] = deque()
+        self._names = itertools.count(1)
+        self._by_name: dict[str, Mark] = {}
+        self._fences: dict[Mark, _Generation] = {}
+        self._heard_before = 0  # bytes heard in generations that are done with
+
+    # -- what the call code puts on it ----------------------------------------------------------------------------
+
+    @property
+    def queued_ms(self) -> float:
+        """Audio that waits to be sent."""
+        return self._queued_bytes / BYTES_PER_MS
+
+    def append(self, audio: bytes, utterance: Utterance | None = None) -> bool:
+        """Queue μ-law audio of any length. False, and nothing queued, when the utterance is already settled
+        (a clear came in between: its producer shall stop) or the leg is over.
+
+        Raises:
+            PlayoutFullError: the queue would exceed ``limit_ms``.
+        """
+        if self.closed or (utterance is not None and utterance._generation is not self._now):
+            return False
+        size = len(audio)
+        if self._queued_bytes + size > self.limit_ms * BYTES_PER_MS:
+            raise PlayoutFullError(self.queued_ms, self.limit_ms)
+        if size <= _MESSAGE_BYTES:
+            if size:
+                self._queue.append(audio)
+        else:
+            self._queue.extend(audio[i : i + _MESSAGE_BYTES] for i in range(0, size, _MESSAGE_BYTES))
+        self._queued_bytes += size
+        self._now.appended += size
+        if utterance is not None:
+            utterance.queued_bytes += size
+        return True
+
+    def begin(self) -> Utterance:
+        """Start an utterance at the end of the queue."""
+        utterance = Utterance(self._now)
+        if self.closed:
+            utterance.outcome = Outcome.HUNG_UP
+        else:
+            self._now.utterances.append(utterance)
+        return utterance
+
+    def end(self, utterance: Utterance, label: str = "end") -> Mark | None:
+        """No more audio of it will come: its end mark goes behind. None when it is already settled."""
+        if utterance.outcome is not None or utterance._generation is not self._now:
+            return None
+        return self._queue_mark(Mark(label, self._name(label), self._now, utterance))
+
+    def mark(self, label: str) -> Mark:
+        """Queue a mark. On a leg that is over it is settled at once."""
+        return self._queue_mark(Mark(label, self._name(label), self._now, None))
+
+    def _queue_mark(self, mark: Mark) -> Mark:
+        if self.closed:
+            self._settle(mark, Outcome.HUNG_UP)
+        else:
+            self._queue.append(mark)
+        return mark
+
+    def _name(self, label: str) -> str:
+        return f"{label}__{next(self._names):08x}"
+
+    def clear(self, now_ms: float) -> float:
+        """Drop everything not yet heard; the clear goes to the head. Returns the unheard audio (ms) it drops.
+
+        What was queued but not sent is settled at once as interrupted; what was sent is settled when the fence
+        comes back (or by :meth:`give_up_on_fences`).
+        """
+        if self.closed:
+            return 0.0
+        old = self._now
+        unheard = old.appended - old.played(now_ms)
+        control: list[bytes | Mark | Clear] = []
+        unsent: list[Mark] = []
+        for item in self._queue:
+            if isinstance(item, bytes):
+                old.dropped.append(item)
+            elif isinstance(item, Clear) or item in self._fences:
+                control.append(item)  # of an earlier clear, not sent yet: its turn comes all the same
+            else:
+                unsent.append(item)
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._since_mark = 0
+        self._queue.extend(control)
+        self._queue.append(CLEAR)
+        self._now = _Generation()
+        old.cut_at_ms = now_ms
+        if old.sent > old.confirmed or old.marks:
+            fence = Mark("clear", self._name("clear"), old, None)
+            self._fences[fence] = old
+            self._queue.append(fence)
+            self._cut.append(old)
+            for utterance in old.utterances:
+                if utterance.start >= old.sent:
+                    utterance.outcome = Outcome.INTERRUPTED
+        else:
+            self._finish(old, old.sent, Outcome.INTERRUPTED, proven=True)
+        for mark in unsent:
+            self._settle(mark, Outcome.INTERRUPTED)
+        return unheard / BYTES_PER_MS
+
+    # -- what the wire takes from it ------------------------------------------------------------------------------
+
+    def take(self, now_ms: float) -> list[bytes | Mark | Clear]:
+        """Everything that is due to be sent now, in order. Counts as sent from here on."""
+        out: list[bytes | Mark | Clear] = []
+        queue = self._queue
+        generation = self._now
+        while queue:
+            item = queue[0]
+            if not isinstance(item, bytes):
+                out.append(self._take_control())
+                continue
+            if generation.play_end_ms - now_ms >= self.lead_ms:
+                break
+            queue.popleft()
+            if len(item) < _MESSAGE_BYTES and queue and isinstance(queue[0], bytes):
+                item = self._merged(item)
+            self._sent(item, now_ms)
+            out.append(item)
+            self._since_mark += len(item)
+            if self._since_mark >= self._mark_every and not (queue and isinstance(queue[0], Mark)):
+                self._since_mark = 0
+                progress = Mark("at", self._name("at"), generation, None)
+                self._send_mark(progress)
+                out.append(progress)
+        chunks = generation.chunks
+        if chunks and chunks[0][1] < now_ms - _ASSUME_HEARD_AFTER_MS:
+            self._hear(generation, generation.reckoned(now_ms - _ASSUME_HEARD_AFTER_MS))
+        return out
+
+    def pull(self, now_ms: float, *, audio: bool) -> bytes | Mark | Clear | None:
+        """The next item alone, whatever the lead; None when there is none, or when it is audio and ``audio`` is
+        False. For transports that fetch audio and marks separately."""
+        if not self._queue:
+            return None
+        item = self._queue[0]
+        if not isinstance(item, bytes):
+            return self._take_control()
+        if not audio:
+            return None
+        self._queue.popleft()
+        self._sent(item, now_ms)
+        return item
+
+    def _sent(self, audio: bytes, now_ms: float) -> None:
+        generation = self._now
+        size = len(audio)
+        self._queued_bytes -= size
+        starts = generation.play_end_ms if generation.play_end_ms > now_ms else now_ms
+        generation.chunks.append((generation.sent, starts, audio))
+        generation.sent += size
+        generation.play_end_ms = starts + size / BYTES_PER_MS
+
+    def _take_control(self) -> Mark | Clear:
+        item = self._queue.popleft()
+        assert not isinstance(item, bytes)
+        if isinstance(item, Mark):
+            self._since_mark = 0
+            self._send_mark(item)
+        return item
+
+    def _merged(self, first: bytes) -> bytes:
+        parts = [first]
+        size = len(first)
+        queue = self._queue
+        while queue:
+            following = queue[0]
+            if not isinstance(following, bytes) or size + len(following) > _MESSAGE_BYTES:
+                break
+            parts.append(following)
+            size += len(following)
+            queue.popleft()
+        return b"".join(parts)
+
+    def _send_mark(self, mark: Mark) -> None:
+        self._by_name[mark.name] = mark
+        if mark not in self._fences:
+            mark.position = mark.generation.sent
+            mark.generation.marks.append(mark)
+
+    def due_in_ms(self, now_ms: float) -> float | None:
+        """How long until :meth:`take` has more to give; None while the queue is empty."""
+        if not self._queue:
+            return None
+        if not isinstance(self._queue[0], bytes):
+            return 0.0
+        return max(0.0, self._now.play_end_ms - now_ms - self.lead_ms)
+
+    # -- what comes back ------------------------------------------------------------------------------------------
+
+    def echo(self, name: str, now_ms: float) -> Mark | None:
+        """A mark came back; ``now_ms`` is when it left Twilio, as well as that is known. None when it means nothing
+        (never sent, or settled already)."""
+        mark = self._by_name.pop(name, None)
+        if mark is None:
+            self.stale_echoes += 1
+            return None
+        generation = mark.generation
+        if mark in self._fences:
+            self._fences.pop(mark)
+            # The echoes of flushed marks precede the fence: those that are missing were lost on the way.
+            self._finish_cut(generation, generation.reckoned(now_ms), proven=True)
+            return mark
+        if mark.outcome is not None:
+            return None
+        if generation.cut_at_ms is not None and mark.position > generation.reckoned(now_ms) + _TOLERANCE_BYTES:
+            return None  # flushed by the clear: the fence will settle it
+        while generation.marks:
+            earlier = generation.marks.popleft()
+            generation.confirmed = earlier.position
+            self._by_name.pop(earlier.name, None)
+            self._hear(generation, earlier.position)
+            self._settle(earlier, Outcome.PLAYED)
+            if earlier is mark:
+                break
+        if generation.cut_at_ms is None:
+            generation.play_end_ms = now_ms + (generation.sent - mark.position) / BYTES_PER_MS
+        return mark
+
+    def give_up_on_fences(self, now_ms: float, older_than_ms: float = 1000) -> None:
+        """Settle what was cut longer ago than this: the fence did not come back (a peer that echoes no marks)."""
+        for fence, generation in list(self._fences.items()):
+            cut_at_ms = generation.cut_at_ms
+            if cut_at_ms is not None and now_ms - cut_at_ms >= older_than_ms:
+                del self._fences[fence]
+                self._by_name.pop(fence.name, None)
+                self._finish_cut(generation, generation.played(cut_at_ms), proven=False)
+
+    @property
+    def fences_pending(self) -> bool:
+        """Whether a clear waits for its fence."""
+        return bool(self._fences)
+
+    def close(self, now_ms: float) -> None:
+        """The leg is over: everything pending is settled as hung up, at the position reached by now."""
+        if self.closed:
+            return
+        self.closed = True
+        self._fences.clear()
+        for generation in list(self._cut):
+            self._finish_cut(generation, generation.played(now_ms), proven=False)
+        unsent = [item for item in self._queue if isinstance(item, Mark)]
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._finish(self._now, self._now.played(now_ms), Outcome.HUNG_UP, proven=False)
+        for mark in unsent:
+            self._settle(mark, Outcome.HUNG_UP)
+        self._by_name.clear()
+
+    # -- what was heard -------------------------------------------------------------------------------------------
+
+    def heard_ms(self, now_ms: float) -> float:
+        """How much audio the caller has heard on this leg."""
+        cut = sum(generation.played(now_ms) for generation in self._cut)
+        current = 0 if self.closed else self._now.played(now_ms)
+        return (self._heard_before + cut + current) / BYTES_PER_MS
+
+    def heard_of(self, utterance: Utterance, now_ms: float) -> float:
+        """How much (ms) of an utterance has been heard by now."""
+        if utterance.outcome is not None:
+            return utterance.heard_ms
+        position = utterance._generation.played(now_ms)
+        return max(0, min(position - utterance.start, utterance.queued_bytes)) / BYTES_PER_MS
+
+    def pending_ms(self, now_ms: float) -> float:
+        """Audio the caller has still to hear: queued, or sent and not yet played."""
+        return (self._now.appended - self._now.played(now_ms)) / BYTES_PER_MS
+
+    @property
+    def pending_marks(self) -> Iterator[Mark]:
+        """Marks on the wire that have not come back, oldest first (for a status page, or a test)."""
+        return iter([mark for mark in self._by_name.values() if mark.outcome is None])
+
+    def _hear(self, generation: _Generation, position: int) -> None:
+        generation.confirmed = max(generation.confirmed, position)
+        chunks = generation.chunks
+        on_heard = self.on_heard
+        while chunks and chunks[0][0] < position:
+            start, at_ms, audio = chunks.popleft()
+            if start + len(audio) > position:
+                keep = position - start
+                chunks.appendleft((position, at_ms + keep / BYTES_PER_MS, audio[keep:]))
+                audio = audio[:keep]
+            if on_heard is not None:
+                on_heard(at_ms, audio)
+
+    def _finish_cut(self, generation: _Generation, position: int, *, proven: bool) -> None:
+        self._cut.remove(generation)
+        self._finish(generation, position, Outcome.INTERRUPTED, proven=proven)
+
+    def _finish(self, generation: _Generation, position: int, outcome: Outcome, *, proven: bool) -> None:
+        """Nothing more of this generation will be heard than up to ``position``. Only where that was proven by the
+        wire do marks before it count as played."""
+        position = max(position, generation.confirmed)
+        self._hear(generation, position)
+        self._heard_before += position
+        marks = list(generation.marks)
+        generation.marks.clear()
+        if outcome is Outcome.INTERRUPTED:
+            rest = b"".join([*(audio for _, _, audio in generation.chunks), *generation.dropped])
+            self.unheard = rest[-_KEEP_UNHEARD_BYTES:]
+        generation.chunks.clear()
+        generation.dropped.clear()
+        for mark in marks:
+            self._by_name.pop(mark.name, None)
+            self._settle(mark, Outcome.PLAYED if proven and mark.position <= position else outcome)
+        while generation.utterances:
+            utterance = generation.utterances.popleft()
+            utterance.heard_bytes = max(0, min(position - utterance.start, utterance.queued_bytes))
+            utterance.outcome = outcome
+
+    def _settle(self, mark: Mark, outcome: Outcome) -> None:
+        mark.outcome = outcome
+        utterance = mark.utterance
+        if utterance is not None and utterance.outcome is None and outcome is Outcome.PLAYED:
+            utterance.outcome = outcome
+            utterance.heard_bytes = utterance.queued_bytes
+            try:
+                utterance._generation.utterances.remove(utterance)
+            except ValueError:
+                pass
+        if self.on_settled is not None:
+            self.on_settled(mark)

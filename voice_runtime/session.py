@@ -1,0 +1,578 @@
+"""A telephone call as call code sees it.
+
+Subclass :class:`VoiceSession`, write ``run()`` as ordinary blocking Python, give the class to a
+:class:`~voice_runtime.server.VoiceServer`; each call gets an instance and a thread of its own. The session imports no
+transport and no provider.
+
+Verbs block the calling thread and may be used from any thread but the event loop's. When the call ends they raise
+:class:`~voice_runtime.exceptions.CallHangupError` within 100 ms; what they had reached is its ``partial``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .bridge import refuse_on_event_loop
+from .clock import Clock, SystemClock
+from .events import CallEvent, Outcome, SmsSent
+from .exceptions import (
+    CallHangupError,
+    CallNotAnsweredError,
+    ConfigurationError,
+    MissingStreamUrlError,
+    ProviderError,
+)
+from .hearing import InboundQueue
+from .leg import Leg
+from .live_call import LiveCall
+from .outbound_pull import OutboundPull
+from .results import ListenResult, PlayResult, SayResult
+from .speaking import SpeakerLimits
+from .transport import get_sms_transport
+
+if TYPE_CHECKING:
+    from .audio.mixer import AudioMixer
+    from .stt import SttProvider
+    from .tts import Synthesizer, TtsProvider
+
+__all__ = [
+    "CallHangupError",
+    "CallNotAnsweredError",
+    "MissingStreamUrlError",
+    "VoiceSession",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class VoiceSession:
+    """One call at a time.
+
+    It is a dataclass, so subclasses may be dataclasses with fields of their own; an ``__init__`` that forgets
+    ``super().__init__()`` does no harm either. Compare calls by ``call_sid``, never sessions.
+
+    Attributes:
+        stt_factory: makes the speech recogniser. Called when the stream is up, or at once when it is set on a live
+            one; in a worker thread.
+        stt_secondary_factory: makes a second one that hears the same and is only compared.
+        tts_factory: makes the voice of :meth:`say`.
+        on_stt_ready: called with the recogniser before it is started, to set its callbacks; on the call's
+            callback thread, as every callback of a call.
+        call_sid: Twilio's id of the call. Set before the stream comes, it is the only call accepted.
+    """
+
+    stt_factory: Callable[[], SttProvider] | None = None
+    stt_secondary_factory: Callable[[], SttProvider] | None = None
+    tts_factory: Callable[[], TtsProvider] | None = None
+    on_stt_ready: Callable[[Any], None] | None = None
+    call_sid: str | None = None
+
+    live: LiveCall = field(init=False, repr=False)
+    """The call's inside, for transports."""
+    _settings: dict[str, Any] = field(init=False, repr=False)
+    _observers: list[Callable[[CallEvent], None]] = field(init=False, repr=False)
+    _mixer: AudioMixer | None = field(init=False, repr=False)
+    _outbound_pull: OutboundPull | None = field(init=False, repr=False)
+    _disconnect_requested: asyncio.Event = field(init=False, repr=False)
+    _clear_queue: asyncio.Queue[bool] = field(init=False, repr=False)
+
+    clock: ClassVar[Clock] = SystemClock()
+    """The clock of every session, unless the server that makes it has another."""
+    lead_ms: ClassVar[float] = 1000.0
+    """How far (ms) audio is sent ahead of the caller's ear: stalls of the event loop up to this stay inaudible."""
+    listen_timeout: ClassVar[float] = 10.0
+    """How long (s) ``listen`` and ``ask`` wait for the caller to begin, unless told otherwise."""
+    hang_up_tail: ClassVar[float] = 0.3
+    """Silence (s) between the last word's mark and hanging up: marks are timed at Twilio, the handset is later."""
+    speaker_limits: ClassVar[SpeakerLimits] = SpeakerLimits()
+    """How long (s) the voice may take."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here and not in __init__, because a dataclass subclass replaces __init__ and may not call ours.
+        self = super().__new__(cls)
+        self._settings = {}
+        self._observers = []
+        self._mixer = None
+        self._new_call()
+        return self
+
+    def run(self) -> Any:
+        """The call, from the first word to the last. Override it. What it returns is the call's result; when it
+        returns, everything said is heard to its end and the line is hung up."""
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_disconnected(self) -> bool:
+        """Whether the call has ended."""
+        return bool(self.live.ended)
+
+    @property
+    def ended_reason(self) -> str:
+        """Why it ended: ``caller_hung_up``, ``hung_up``, ``cut``, ``media_stopped``, ...; empty while it lives."""
+        return self.live.ended
+
+    @property
+    def stream_sid(self) -> str | None:
+        """Twilio's id of the current media stream."""
+        leg = self.live.leg
+        return leg.stream_sid if leg is not None else None
+
+    @property
+    def caller_number(self) -> str:
+        """Who called, as Twilio says it (E.164, ``sip:``, or ``anonymous``); empty when it was not told."""
+        return self.live.caller
+
+    @caller_number.setter
+    def caller_number(self, number: str) -> None:
+        self.live.caller = number
+
+    @property
+    def called_number(self) -> str:
+        """Who was called."""
+        return self.live.called
+
+    @property
+    def direction(self) -> str:
+        """``inbound`` or ``outbound-api``; empty when it was not told."""
+        return self.live.direction
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The ``<Parameter>`` elements of the TwiML that opened the stream."""
+        return self.live.parameters
+
+    @property
+    def heard_ms(self) -> float:
+        """How much of our audio the caller has heard so far on this stream (ms)."""
+        live = self.live
+        with live.bridge.lock:
+            return live.timeline.heard_ms(live.speaker.now_ms())
+
+    def subscribe(self, observer: Callable[[CallEvent], None]) -> None:
+        """Have ``observer`` called with every :class:`~voice_runtime.events.CallEvent`, on the callback thread."""
+        self._observers.append(observer)
+
+    # -- speaking -------------------------------------------------------------------------------------------------
+
+    def say(self, text: str, *, stop_event: threading.Event | None = None) -> SayResult:
+        """Say ``text`` and block until the caller has heard it, or it was cut.
+
+        Args:
+            stop_event: set it from another thread to cut the sentence.
+
+        Raises:
+            CallHangupError: the call ended; ``partial`` is the :class:`~voice_runtime.results.SayResult`.
+            ProviderError: the voice failed; what it had made before was played.
+        """
+        refuse_on_event_loop("say()")
+        tts = self._voice()
+        synthesizer = getattr(tts, "synthesizer", None)
+        if synthesizer is None:
+            return self._say_through(tts, text, stop_event)
+        result = self.speak_with(synthesizer, text, stop_event=stop_event)
+        if result.outcome is Outcome.FAILED:
+            raise ProviderError("unavailable", result.error or "no audio", provider=synthesizer.name)
+        return result
+
+    def speak_with(
+        self, synthesizer: Synthesizer, text: str, *, stop_event: threading.Event | None = None
+    ) -> SayResult:
+        """As :meth:`say` with this voice, but its failure is told by ``outcome`` and ``error``."""
+        return self.live.speaker.say(synthesizer, text, stop_event)
+
+    def play(self, audio: bytes | str | os.PathLike[str], *, stop_event: threading.Event | None = None) -> PlayResult:
+        """Play a recording and block until the caller has heard it, or it was cut.
+
+        Args:
+            audio: the path of a WAV file (PCM, μ-law or A-law, any rate), or raw 8 kHz μ-law bytes.
+
+        Raises:
+            CallHangupError: the call ended; ``partial`` is the :class:`~voice_runtime.results.PlayResult`.
+            ValueError: not a WAV file that can be played; the message says what it is. FileNotFoundError.
+        """
+        refuse_on_event_loop("play()")
+        if isinstance(audio, (bytes, bytearray, memoryview)):
+            return self.live.speaker.play(bytes(audio), "audio", stop_event)
+        from .audio.wav import read_ulaw
+
+        path = os.fspath(audio)
+        return self.live.speaker.play(read_ulaw(path), os.path.basename(path), stop_event)
+
+    def clear(self) -> None:
+        """Silence the agent at once: nothing queued before is heard after. Any thread, does not block."""
+        self.request_clear_buffer()
+
+    def _voice(self) -> TtsProvider:
+        live = self.live
+        if live.voice is None:
+            if self.tts_factory is None:
+                raise ConfigurationError(
+                    "say() needs a voice and this call has none. Give one to the server, for example "
+                    "VoiceServer(Flow, tts='espeak'), or set session.tts_factory."
+                )
+            live.voice = self.tts_factory()
+        return live.voice
+
+    def _say_through(self, tts: TtsProvider, text: str, stop_event: threading.Event | None) -> SayResult:
+        """A voice of one's own, which knows only ``speak``: its audio is measured between two marks."""
+        before = self.heard_ms
+        told = tts.speak(text, self, stop_event)
+        outcome = self.live.speaker.mark_and_wait("end", 30.0 + self._pending_s())
+        heard_ms = self.heard_ms - before
+        if told.get("interrupted"):
+            outcome = Outcome.INTERRUPTED
+        result = SayResult(
+            text=text,
+            heard_text=str(told.get("last_spoken", "")),
+            heard_ms=heard_ms,
+            duration_ms=heard_ms,
+            outcome=outcome,
+            error=told.get("error"),
+        )
+        if told.get("call_disconnected") or outcome is Outcome.HUNG_UP:
+            raise CallHangupError(partial=result, reason=self.ended_reason)
+        if result.error is not None:
+            raise ProviderError("unavailable", result.error)
+        return result
+
+    def _pending_s(self) -> float:
+        live = self.live
+        with live.bridge.lock:
+            return live.timeline.pending_ms(live.speaker.now_ms()) / 1000
+
+    # -- listening ------------------------------------------------------------------------------------------------
+
+    def listen(
+        self, *, timeout: float | None = None, expect: Sequence[str] | None = None, digits: int | None = None
+    ) -> ListenResult:
+        """Block until the caller has said something.
+
+        Args:
+            timeout: seconds to wait for the caller to begin; a sentence under way is heard to its end.
+            expect: the answers that count; the result's ``choice`` is the one that was heard.
+            digits: expect that many spoken digits.
+
+        Raises:
+            CallHangupError: the call ended.
+            UnsupportedCapabilityError: neither ``expect`` nor ``digits`` was given and the recogniser takes no
+                dictation; the message says which do.
+            ProviderError: recognition failed.
+            ConfigurationError: there is no recogniser.
+        """
+        if expect is not None and (isinstance(expect, str) or not expect):
+            raise ValueError(f"expect must be a list of answers, for example ['yes', 'no'], not {expect!r}")
+        seconds = self.listen_timeout if timeout is None else timeout
+        return self.live.hearing.listen(seconds, expect, digits)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        expect: Sequence[str] | None = None,
+        digits: int | None = None,
+        timeout: float | None = None,
+        attempts: int = 2,
+    ) -> ListenResult:
+        """Say ``question``, then listen; ask again when nothing expected is heard, ``attempts`` times in all.
+
+        The result is false (``if not answer``) when no attempt brought an answer. Raises as :meth:`say` and
+        :meth:`listen`.
+        """
+        result = ListenResult()
+        for _ in range(max(1, attempts)):
+            self.say(question)
+            result = self.listen(timeout=timeout, expect=expect, digits=digits)
+            if result:
+                break
+        return result
+
+    def frames(self, *, timeout: float | None = None) -> Iterator[bytes]:
+        """The caller's audio from now on, as it arrives (μ-law 8 kHz, in practice 160 bytes = 20 ms); ends with the
+        call. A reader that falls 30 s behind loses frames.
+
+        Raises:
+            TimeoutError: no frame for ``timeout`` seconds.
+        """
+        return self.live.hearing.frames(timeout)
+
+    # -- other verbs ----------------------------------------------------------------------------------------------
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, as ``time.sleep`` but on the call's clock and not beyond its end.
+
+        Raises:
+            CallHangupError: the call ended.
+        """
+        refuse_on_event_loop("sleep()")
+        live = self.live
+        if live.bridge.wait_until(lambda: live.ended, seconds):
+            raise CallHangupError(reason=live.ended)
+
+    def send_sms(self, body: str, *, to: str | None = None) -> dict[str, Any]:
+        """Send a text message; without ``to`` to the other party of this call. Works after the call has ended, too.
+
+        Returns:
+            ``message_sid``, ``status`` and ``to``.
+
+        Raises:
+            InvalidNumberError: no number to send to, or not a valid one.
+            RestError: Twilio refused or could not be reached.
+        """
+        refuse_on_event_loop("send_sms()")
+        live = self.live
+        number = to or (live.called if live.direction.startswith("outbound") else live.caller)
+        if not number:
+            raise ConfigurationError("send_sms() does not know the other party's number: give it as to='+358...'.")
+        send = functools.partial(get_sms_transport().send_sms, to=number, body=body)
+        result = dict(self._off_loop(send))
+        live.emit(SmsSent, to=number, body=body, message_sid=str(result.get("message_sid", "")))
+        return result
+
+    def _off_loop(self, work: Callable[[], Any]) -> Any:
+        """Blocking work of a verb, in a worker thread so that the verb can end with the call; the work goes on."""
+        live = self.live
+        if live.ended or live.bridge.loop is None:
+            return work()
+
+        async def worker() -> Any:
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+
+        future = live.bridge.start(worker)
+        live.bridge.wait_until(lambda: future.done() or live.ended, None)
+        if not future.done():
+            raise CallHangupError("The call ended while a request was under way", reason=live.ended)
+        return future.result(timeout=0)
+
+    def hang_up(self) -> None:
+        """Let everything said be heard to its end, then end the call. Idempotent; any thread but the loop's."""
+        refuse_on_event_loop("hang_up()")
+        live = self.live
+        if live.ended or live.leg is None:
+            self.request_disconnect()
+            return
+        live.speaker.drain()
+        live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
+        self._disconnect("hung_up")
+        live.bridge.wait_until(lambda: live.ended, 15.0)
+
+    # -- the interface of 0.1.0: audio ----------------------------------------------------------------------------
+
+    @property
+    def inbound(self) -> InboundQueue:
+        """The caller's frames for a speech provider (asyncio.Queue; 30 s at most, then the oldest is dropped)."""
+        return self.live.hearing.inbound
+
+    @property
+    def stt(self) -> SttProvider | None:
+        """The speech provider of this call, once it was made."""
+        return self.live.hearing.stt
+
+    @stt.setter
+    def stt(self, provider: SttProvider | None) -> None:
+        self.live.hearing.stt = provider
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that carries the call."""
+        return self.live.bridge.loop
+
+    def set_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop; transports of this package do it themselves."""
+        self.live.bridge.attach(loop)
+
+    def put_inbound(self, data: bytes | None) -> None:
+        """A transport hands over audio of the caller (None: no more comes). Any thread."""
+        live = self.live
+        if data is None:
+            live.bridge.call_soon(lambda: live.hearing.inbound.push(None))
+        else:
+            live.bridge.call_soon(lambda: live.hearing.frame(data))
+
+    def put_outbound_sync(self, data: bytes) -> None:
+        """Queue audio for the caller (μ-law 8 kHz, any length). Any thread, does not block.
+
+        Raises:
+            PlayoutFullError: ten minutes are queued already.
+        """
+        self.live.speaker.put(data)
+
+    async def get_outbound(self) -> bytes:
+        """The next audio for the caller. For transports of one's own, on the loop's thread."""
+        return await self._pull().audio()
+
+    async def get_pending_mark(self) -> str:
+        """The wire name of the next mark, once all audio before it was fetched. For transports of one's own."""
+        return await self._pull().mark()
+
+    def _pull(self) -> OutboundPull:
+        if self._outbound_pull is None:
+            self.live.bridge.attach(asyncio.get_running_loop())
+            self._outbound_pull = OutboundPull(self.live.speaker, self.live.bridge)
+        return self._outbound_pull
+
+    def clear_inbound(self) -> None:
+        """Forget what the caller said before now. Any thread."""
+        self.live.hearing.clear_inbound()
+
+    # -- the interface of 0.1.0: marks and intents ----------------------------------------------------------------
+
+    def send_mark_and_wait(self, name: str, timeout: float = 10.0) -> Outcome:
+        """Put a mark behind everything queued and block until the caller has heard all that.
+
+        Returns:
+            ``PLAYED``, ``INTERRUPTED`` or, when the call ended, ``HUNG_UP``.
+
+        Raises:
+            TimeoutError: it did not come back within ``timeout`` seconds.
+        """
+        return self.live.speaker.mark_and_wait(name, timeout)
+
+    def signal_mark_received(self, name: str) -> None:
+        """A transport says that the mark with this wire name came back. Any thread."""
+        live = self.live
+        leg = live.leg
+        now_ms = live.speaker.now_ms()
+        live.speaker.echoed(name, leg.stream_clock.sent_at(now_ms) if leg is not None else now_ms)
+
+    def request_clear_buffer(self) -> None:
+        """Drop everything the caller has not heard yet (barge-in). Any thread, does not block."""
+        live = self.live
+        live.speaker.clear()
+        if self._outbound_pull is not None:
+            clears = self._clear_queue
+            live.bridge.call_soon(lambda: clears.put_nowait(True))
+
+    def request_disconnect(self) -> None:
+        """End the call now. Any thread, does not block. Before the stream is up: as soon as it is."""
+        self._disconnect("cut")
+
+    def _disconnect(self, reason: str) -> None:
+        live = self.live
+        leg = live.leg
+        live.bridge.call_soon(self._disconnect_requested.set)
+        if leg is not None:
+            leg.hang_up(reason)
+        else:
+            live.disconnect_wanted = reason
+
+    # -- the interface of 0.1.0: life -----------------------------------------------------------------------------
+
+    def signal_ws_connected(self, stream_sid: str) -> None:
+        """A transport says that the stream is up. On the loop's thread."""
+        live = self.live
+        try:
+            live.bridge.attach(asyncio.get_running_loop())
+        except RuntimeError:
+            pass  # called from another thread: the loop was named by set_loop()
+        pull = self._outbound_pull
+        if pull is None:
+            pull = self._outbound_pull = OutboundPull(live.speaker, live.bridge)
+        leg = Leg(
+            call_sid=self.call_sid or "",
+            stream_sid=stream_sid,
+            timeline=live.timeline,
+            wake=pull.wake,
+            hang_up=lambda reason: live.bridge.call_soon(self._disconnect_requested.set),
+        )
+        live.bridge.call_soon(lambda: live.begin_leg(leg))
+
+    def wait_for_ws_connect(self, timeout: float = 30.0) -> None:
+        """Block until the stream is up.
+
+        Raises:
+            CallNotAnsweredError: it did not come within ``timeout`` seconds.
+        """
+        refuse_on_event_loop("wait_for_ws_connect()")
+        live = self.live
+        live.bridge.wait_until(lambda: live.started_at is not None or live.ended, timeout)
+        if live.started_at is None:
+            raise CallNotAnsweredError(timeout)
+
+    def signal_disconnected(self) -> None:
+        """A transport says that the call is over. Any thread."""
+        self.live.end("caller_hung_up")
+
+    def reset(self) -> None:
+        """Make the session ready for another call. Any thread, any time: a call under way is ended first, and what
+        still runs of it cannot reach the next one."""
+        old = self.live
+        leg = old.leg
+        self._new_call()
+        self.call_sid = None
+        if leg is not None:
+            leg.hang_up("reset")
+        old.end("reset")
+
+    # -- monitoring -----------------------------------------------------------------------------------------------
+
+    def set_mixer(self, mixer: AudioMixer | None) -> None:
+        """Record or monitor this call: the caller as received, the agent as heard."""
+        self._mixer = mixer
+        self._tap(self.live)
+
+    def tap_caller(self, data: bytes) -> None:
+        """Hand a frame of the caller to the mixer."""
+        if self._mixer is not None:
+            self._mixer.write_caller(data)
+
+    def tap_agent(self, data: bytes) -> None:
+        """Hand audio of the agent to the mixer."""
+        if self._mixer is not None:
+            self._mixer.write_agent(data)
+
+    def _tap(self, live: LiveCall) -> None:
+        mixer = self._mixer
+        if mixer is None:
+            live.hearing.on_frame = live.timeline.on_heard = None
+            return
+        live.hearing.on_frame = mixer.write_caller
+        live.timeline.on_heard = lambda at_ms, audio: mixer.write_agent(audio, live.hearing.position_of(at_ms))
+
+    def use_clock(self, clock: Clock) -> None:
+        """Before the call: take another clock than the class's."""
+        if clock is not self.clock:
+            self.clock = clock  # type: ignore[misc]
+            self._new_call()
+
+    # -- the inside -----------------------------------------------------------------------------------------------
+
+    def _new_call(self) -> None:
+        live = LiveCall(self.clock, lead_ms=self.lead_ms, limits=self.speaker_limits, observers=self._observers)
+        for name, value in self._settings.items():
+            setattr(live.hearing, name, value)
+        self._disconnect_requested = asyncio.Event()
+        self._clear_queue = asyncio.Queue()
+        self._outbound_pull = None
+        self._tap(live)
+        self.live = live
+
+
+def _late_bound(name: str) -> property:
+    """A setting of the recogniser that may be changed on a live call, and survives ``reset()``."""
+
+    def get(self: VoiceSession) -> Any:
+        return getattr(self.live.hearing, name)
+
+    def set_(self: VoiceSession, value: Any) -> None:
+        live = self.live
+        self._settings[name] = value
+        setattr(live.hearing, name, value)
+        if name == "stt_factory" and value is not None and live.started_at is not None:
+            live.bridge.call_soon(live.hearing.start_recognition)
+
+    return property(get, set_)
+
+
+# After the dataclass was made: the fields keep their defaults, the values live where they are used.
+for _name in ("stt_factory", "stt_secondary_factory", "on_stt_ready"):
+    setattr(VoiceSession, _name, _late_bound(_name))
+del _name

@@ -1,0 +1,312 @@
+"""One Media Stream, without its socket: texts come in, texts go out through a send function.
+
+The driver (an ASGI handler, an in-memory wire, a faster socket later) calls :meth:`StreamConnection.receive` with
+each text, awaits :meth:`StreamConnection.flush_received` when it says so, runs :meth:`StreamConnection.write` as a
+task and tells :meth:`StreamConnection.socket_closed` when the socket is gone. Everything here runs on the event
+loop's thread; ``wake`` and ``hang_up`` of the leg may be called from any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+
+from ..clock import Clock
+from ..events import DtmfReceived
+from ..leg import Leg
+from ..live_call import LiveCall
+from ..playout import Clear, Mark, Timeline
+from .twilio_protocol import Dtmf, Media, MediaStream, Refused, Start, StartBody, Stop
+from .twilio_protocol import Mark as MarkEcho
+
+__all__ = ["ConnectionLimits", "StreamConnection"]
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.5
+
+# Close codes of RFC 6455 section 7.4.1. What Twilio makes of them is the same: error 31921, and the TwiML goes on.
+NORMAL = 1000
+POLICY = 1008
+TOO_BIG = 1009
+
+
+class ConnectionLimits:
+    """Deadlines of a stream, in seconds.
+
+    Attributes:
+        start: from the handshake to the ``start`` message (Twilio's comes within milliseconds).
+        media: without any message, while Twilio sends 50 a second: the path is dead.
+        send: for one message to leave; a peer that reads nothing must not freeze the call.
+    """
+
+    __slots__ = ("media", "send", "start")
+
+    def __init__(self, start: float = 5.0, media: float = 10.0, send: float = 5.0) -> None:
+        self.start = start
+        self.media = media
+        self.send = send
+
+
+class StreamConnection:
+    """See the module's text.
+
+    Args:
+        open_call: finds or makes the call for a ``start``; None refuses it (the socket is closed with 1008).
+        send: hands one text to the socket; may wait while the socket's buffer is full.
+        close: closes the socket with a code.
+        end_call: has the carrier end the call, whatever the socket does; awaited before the socket is closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        open_call: Callable[[StartBody], LiveCall | None],
+        send: Callable[[str], Awaitable[None]],
+        close: Callable[[int], Awaitable[None]],
+        end_call: Callable[[str], Awaitable[None]],
+        limits: ConnectionLimits | None = None,
+    ) -> None:
+        self.stream = MediaStream()
+        self.live: LiveCall | None = None
+        self.leg: Leg | None = None
+        self.dirty = False
+        """The driver shall await :meth:`flush_received` after :meth:`receive`."""
+        self._clock = clock
+        self._open_call = open_call
+        self._send = send
+        self._close = close
+        self._end_call = end_call
+        self._limits = limits or ConnectionLimits()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._timeline: Timeline | None = None
+        self._over = False
+        self._flushing = False
+        self._receiving = False
+        self._wake_pending = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._opened_at = self._heard_at = clock.monotonic()
+        self._send_since: float | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._hanging_up: asyncio.Task[None] | None = None
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def receive(self, text: str | bytes) -> None:
+        """One text message of the peer. When ``dirty`` is set afterwards, await :meth:`flush_received`."""
+        event = self.stream.receive(text)
+        now = self._clock.monotonic()
+        self._heard_at = now
+        if type(event) is Media:
+            leg, live = self.leg, self.live
+            if leg is not None and live is not None:
+                leg.stream_clock.media(event.media.timestamp, now * 1000)
+                self._receiving = True
+                try:
+                    live.hearing.frame(event.media.payload)
+                finally:
+                    self._receiving = False
+        elif event is not None:
+            self._receive_rare(event, now)
+
+    def _receive_rare(self, event: object, now: float) -> None:
+        live, leg = self.live, self.leg
+        match event:
+            case MarkEcho(mark=body) if live is not None and leg is not None:
+                live.speaker.echoed(body.name, leg.stream_clock.sent_at(now * 1000))
+            case Start(start=body):
+                self._start(body)
+            case Stop():
+                self._finish("caller_hung_up")
+            case Refused(reason=reason):
+                log.warning("Stream refused: %s", reason)
+                self._shut(POLICY)
+            case Dtmf(dtmf=body) if live is not None:
+                live.emit(DtmfReceived, digit=body.digit)
+
+    def receive_binary(self, data: bytes) -> None:
+        """A binary message: nothing Twilio sends. Counted and ignored."""
+        self._heard_at = self._clock.monotonic()
+        self.stream.receive_binary(data)
+
+    def socket_closed(self) -> None:
+        """The socket is gone, with or without a ``stop`` before."""
+        self._finish("stream_lost")
+        self._release_writer()
+
+    def _start(self, body: StartBody) -> None:
+        live = self._open_call(body)
+        if live is None:
+            log.warning("Stream of call %s refused: it is not a call this endpoint waits for", body.call_sid)
+            self._shut(POLICY)
+            return
+        self.live = live
+        self._timeline = live.timeline
+        self.leg = leg = Leg(
+            call_sid=body.call_sid,
+            stream_sid=body.stream_sid,
+            timeline=live.timeline,
+            wake=self.wake,
+            hang_up=self.hang_up,
+        )
+        live.parameters.update(body.custom_parameters)
+        live.bridge.attach(self._loop)
+        live.begin_leg(leg)
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """The timeline has something new; any thread."""
+        if threading.get_ident() == self._thread:
+            self.dirty = True
+            if not self._receiving:  # else the driver is about to flush, without the detour through the writer
+                self._release_writer()
+        elif not self._wake_pending:
+            self._wake_pending = True
+            try:
+                self._loop.call_soon_threadsafe(self._woken)
+            except RuntimeError:
+                pass  # the loop is closed: there is no line any more
+
+    def _woken(self) -> None:
+        self._wake_pending = False
+        self._release_writer()
+
+    def _release_writer(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def write(self) -> None:
+        """The one writer, a task of the driver: sends what is due until the stream is over."""
+        self._writer = asyncio.current_task()
+        while not self._over:
+            self._waiter = self._loop.create_future()
+            await self.flush()
+            due_ms = self._due_in_ms()
+            timer = None if due_ms is None else self._loop.call_later(due_ms / 1000, self._release_writer)
+            try:
+                await self._waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+    def _due_in_ms(self) -> float | None:
+        timeline, live = self._timeline, self.live
+        if timeline is None or live is None:
+            return None
+        with live.bridge.lock:
+            return timeline.due_in_ms(self._clock.monotonic() * 1000)
+
+    async def flush_received(self) -> None:
+        """What the message just received has put on the timeline leaves at once; the rest is the writer's."""
+        await self.flush()
+        if self._timeline is not None and self._timeline.queued_ms:
+            self._release_writer()
+
+    async def flush(self) -> None:
+        """Send everything that is due. One at a time: a second caller leaves it to the first."""
+        self.dirty = False
+        timeline, live = self._timeline, self.live
+        if self._flushing or timeline is None or live is None:
+            return
+        self._flushing = True
+        stream, send, lock, monotonic = self.stream, self._send, live.bridge.lock, self._clock.monotonic
+        try:
+            while not self._over:
+                now = monotonic()
+                with lock:
+                    items = timeline.take(now * 1000)
+                if not items:
+                    return
+                self._send_since = now
+                for item in items:
+                    if isinstance(item, bytes):
+                        await send(stream.media(item))
+                    elif isinstance(item, Mark):
+                        await send(stream.mark(item.name))
+                    else:
+                        assert isinstance(item, Clear)
+                        await send(stream.clear())
+        except OSError:
+            self._finish("stream_lost")  # the peer went away while we wrote; uvicorn and others raise an OSError
+        finally:
+            self._send_since = None
+            self._flushing = False
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def hang_up(self, reason: str) -> None:
+        """End the call in Twilio's way; any thread, does not wait. Every verb of the call ends at once."""
+        try:
+            self._loop.call_soon_threadsafe(self._hang_up, reason)
+        except RuntimeError:
+            pass  # the loop is closed, and the line with it
+
+    def _hang_up(self, reason: str) -> None:
+        if self._hanging_up is not None or self._over:
+            return
+        call_sid = self.stream.call_sid
+        self._finish(reason)
+        self._hanging_up = self._loop.create_task(self._end_and_close(call_sid))
+
+    async def _end_and_close(self, call_sid: str) -> None:
+        try:
+            await self._end_call(call_sid)
+        except Exception:
+            # Closing the socket ends the call as well, because the TwiML ends behind it.
+            log.exception("Call %s could not be ended through the REST API; its stream is closed instead", call_sid)
+        await self._close_quietly(NORMAL)
+
+    def _shut(self, code: int) -> None:
+        self._finish("refused")
+        self._hanging_up = self._loop.create_task(self._close_quietly(code))
+
+    async def _close_quietly(self, code: int) -> None:
+        try:
+            await self._close(code)
+        except (OSError, RuntimeError):
+            pass  # closed already, by the peer or by the server
+
+    async def closed(self) -> None:
+        """Wait for a hang-up under way; the driver's last step."""
+        self._ticker.cancel()
+        if self._hanging_up is not None:
+            await asyncio.wait([self._hanging_up])
+
+    def _finish(self, reason: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._ticker.cancel()
+        self._release_writer()
+        if self.live is not None and self.leg is not None:
+            self.live.leg_ended(self.leg, reason)
+
+    def _tick(self) -> None:
+        """Watchdogs: a stream that never starts, a path gone silent, a peer that does not read, a lost fence."""
+        now = self._clock.monotonic()
+        live, limits = self.live, self._limits
+        self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        if live is None:
+            if now - self._opened_at >= limits.start:
+                log.warning("Stream closed: no start message within %g s", limits.start)
+                self._shut(POLICY)
+            return
+        if now - self._heard_at >= limits.media:
+            log.warning("Call %s: no media for %g s, hanging up", live.call_sid, limits.media)
+            self._hang_up("media_stopped")
+        elif self._send_since is not None and now - self._send_since >= limits.send:
+            log.warning("Call %s: the peer has not read for %g s, hanging up", live.call_sid, limits.send)
+            if self._writer is not None:
+                self._writer.cancel()
+            self._hang_up("send_stalled")
+        elif live.timeline.fences_pending:
+            with live.bridge.lock:
+                live.timeline.give_up_on_fences(now * 1000)
+                live.bridge.condition.notify_all()

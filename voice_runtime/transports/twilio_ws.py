@@ -1,0 +1,219 @@
+"""Twilio Media Streams on an ASGI app: who may connect, and the driver between the socket and the call.
+
+The route is a raw ASGI handler, which costs half of what a framework's WebSocket class does per message. Nothing is
+accepted, made or opened before the handshake has been found genuine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .. import config
+from ..clock import Clock
+from ..exceptions import ConfigurationError
+from ..flow import Call
+from ..live_call import LiveCall
+from ..session import VoiceSession
+from .twilio_connection import TOO_BIG, ConnectionLimits, StreamConnection
+from .twilio_protocol import StartBody
+from .twilio_signature import SignatureValidator
+from .twilio_token import TokenBook
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["MAX_MESSAGE_BYTES", "StreamEndpoint", "end_call_by_rest", "register_voice_websocket"]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 65_536
+"""A media message of Twilio's has some 400 bytes; whoever sends more than this is not Twilio (close 1009)."""
+
+_REFUSED = {"type": "websocket.close", "code": 1008}  # before accept: servers answer the handshake with HTTP 403
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+OpenCall: TypeAlias = Callable[[StartBody, Any], LiveCall | None]
+
+
+async def end_call_by_rest(settings: config.Settings, call_sid: str) -> None:
+    """Have Twilio end the call, where there are credentials to ask it with; in a worker thread."""
+    if not call_sid or not settings.twilio_account_sid or not (settings.auth_tokens or settings.twilio_api_key):
+        return
+    from .twilio_call import hang_up_call
+
+    await asyncio.get_running_loop().run_in_executor(
+        None, functools.partial(hang_up_call, call_sid, settings=settings)
+    )
+
+
+class StreamEndpoint:
+    """The ASGI application behind a stream's route.
+
+    Args:
+        open_call: called with the ``start`` body and what the token stands for (None without tokens); returns the
+            call to connect, or None to refuse the stream.
+        clock: the clock of the calls.
+        settings: read at each handshake; default: the environment.
+        tokens: the last part of the path must be one of these. None: no token, the signature alone guards.
+        insecure: accept handshakes without a valid signature. For a line on your own machine only.
+    """
+
+    def __init__(
+        self,
+        open_call: OpenCall,
+        *,
+        clock: Clock,
+        settings: Callable[[], config.Settings] = config.load,
+        tokens: TokenBook[Any] | None = None,
+        insecure: bool = False,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
+        self._open_call = open_call
+        self._clock = clock
+        self._settings = settings
+        self._tokens = tokens
+        self._insecure = insecure
+        self._limits = limits
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            raise ConfigurationError("The stream endpoint serves WebSockets only; mount it on a WebSocket route")
+        await receive()  # websocket.connect
+        if not self._signed(scope):
+            await send(_REFUSED)
+            return
+        meaning: Any = None
+        if self._tokens is not None:
+            meaning = self._tokens.redeem(scope["path"].rpartition("/")[2], self._clock.monotonic())
+            if meaning is None:
+                log.warning("Refused a stream: its token is unknown, used or expired")
+                await send(_REFUSED)
+                return
+        await send({"type": "websocket.accept"})
+        await self._serve(receive, send, meaning)
+
+    def _signed(self, scope: MutableMapping[str, Any]) -> bool:
+        if self._insecure:
+            return True
+        try:
+            settings = self._settings()
+            url = settings.stream_url(scope["path"])
+        except ConfigurationError as error:
+            log.error("Refused a stream: its signature cannot be checked. %s", error)
+            return False
+        if url.startswith("ws:"):
+            url = "wss:" + url[3:]  # a TwiML for Twilio always says wss, whatever a local line was told
+        validator = SignatureValidator(settings.auth_tokens, settings.shared_keys)
+        return validator.valid_handshake(url, scope["headers"])
+
+    async def _serve(self, receive: Receive, send: Send, meaning: Any) -> None:
+        async def send_text(text: str) -> None:
+            await send({"type": "websocket.send", "text": text})
+
+        async def close(code: int) -> None:
+            await send({"type": "websocket.close", "code": code})
+
+        connection = StreamConnection(
+            clock=self._clock,
+            open_call=lambda body: self._open_call(body, meaning),
+            send=send_text,
+            close=close,
+            end_call=self._end_call,
+            limits=self._limits,
+        )
+        writer = asyncio.get_running_loop().create_task(connection.write())
+        try:
+            await self._read(connection, receive, close)
+        finally:
+            connection.socket_closed()
+            writer.cancel()
+            await asyncio.wait([writer])
+            if not writer.cancelled() and (error := writer.exception()) is not None:
+                log.error("The writer of a stream failed", exc_info=error)
+            await connection.closed()
+
+    async def _read(
+        self, connection: StreamConnection, receive: Receive, close: Callable[[int], Awaitable[None]]
+    ) -> None:
+        while True:
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                return
+            text = message.get("text")
+            if text is None:
+                data = message.get("bytes") or b""
+                size = len(data)
+                if size <= MAX_MESSAGE_BYTES:
+                    connection.receive_binary(data)
+            else:
+                size = len(text)
+                if size <= MAX_MESSAGE_BYTES:
+                    connection.receive(text)
+                    if connection.dirty:
+                        await connection.flush_received()
+            if size > MAX_MESSAGE_BYTES:
+                log.warning("Stream closed: a message of %d characters is not Twilio's", size)
+                await close(TOO_BIG)
+                return
+
+    async def _end_call(self, call_sid: str) -> None:
+        await end_call_by_rest(self._settings(), call_sid)
+
+
+def register_voice_websocket(
+    app: FastAPI,
+    session: VoiceSession | type[VoiceSession] | Callable[[], VoiceSession],
+    *,
+    path: str = "/voice",
+    insecure: bool = False,
+    settings: Callable[[], config.Settings] = config.load,
+    clock: Clock | None = None,
+) -> None:
+    """Serve Twilio Media Streams at ``path`` of a FastAPI app.
+
+    Args:
+        session: an instance serves one call at a time: a stream of another call is refused while one is up, and the
+            next call finds it reset. A class (or any callable) makes a session for each call, whose ``run()`` runs
+            in a thread of its own.
+        insecure: accept streams without a valid signature. For a line on your own machine only: without it a
+            handshake is refused (403) unless it is signed with ``TWILIO_AUTH_TOKEN`` for ``VOICE_STREAM_URL``.
+    """
+    from starlette.routing import WebSocketRoute
+
+    if isinstance(session, VoiceSession):
+        shared = session
+        clock = clock or session.clock
+        open_call: OpenCall = lambda body, _: _open_shared(shared, body)  # noqa: E731
+    else:
+        make = session
+        own_clock = clock = clock or VoiceSession.clock
+        open_call = lambda body, _: _open_fresh(make, body, own_clock)  # noqa: E731
+    endpoint = StreamEndpoint(open_call, clock=clock, settings=settings, insecure=insecure)
+    app.router.routes.append(WebSocketRoute(path, endpoint))
+
+
+def _open_shared(session: VoiceSession, body: StartBody) -> LiveCall | None:
+    live = session.live
+    if live.ended:
+        session.reset()
+        live = session.live
+    elif live.leg is not None or session.call_sid not in (None, "", body.call_sid):
+        return None
+    session.call_sid = body.call_sid
+    return live
+
+
+def _open_fresh(make: Callable[[], VoiceSession], body: StartBody, clock: Clock) -> LiveCall | None:
+    session = make()
+    session.use_clock(clock)
+    session.call_sid = body.call_sid
+    call = Call(session)
+    live = session.live
+    live.on_begun = lambda: call.start(None)
+    return live

@@ -1,0 +1,1 @@
+"""Who may speak, what was heard, what counts as an answer. Pure: no threads, no loop, no clock."""
