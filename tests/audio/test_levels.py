@@ -89,6 +89,6 @@ def test_wrong_input_is_named() -> None:
         with pytest.raises(ValueError, match="3 came"):
             measure(b"abc", "pcm16")
         with pytest.raises(ValueError, match="'opus' came"):
-            measure(b"abcd", "opus")  # type: ignore[operator]
+            measure(b"abcd", "opus")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="3 came"):
         apply_gain(b"abc", 3, "pcm16")

@@ -275,8 +275,8 @@ def test_a_reused_buffer_is_copied(tmp_path: Path) -> None:
     path = tmp_path / "call.wav"
     buffer = bytearray(b"\x10" * 160)
     with AudioMixer(path) as mixer:
-        mixer.write_caller(buffer)
-        mixer.write_caller(memoryview(buffer))
+        mixer.write_caller(buffer)  # type: ignore[arg-type]
+        mixer.write_caller(memoryview(buffer))  # type: ignore[arg-type]
         buffer[:] = b"\x20" * 160
     assert read_ulaw(path) == b"\x10" * 320
 

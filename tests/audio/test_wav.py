@@ -378,6 +378,17 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(small_disk: tuple[str, 
     assert len(read_ulaw(path)) == data // 2
 
 
+def test_an_error_on_closing_is_kept(tmp_path: Path) -> None:
+    """When the file system reports only at the end that it could not keep the audio, closing says so and goes on."""
+    writer = UlawWavWriter(tmp_path / "call.wav")
+    writer.write(SPEECHLIKE)
+    os.close(writer._file.fileno())
+    writer.close()
+    assert isinstance(writer.error, OSError)
+    assert writer.truncated
+    writer.close()
+
+
 def test_the_standard_library_agrees_on_pcm(tmp_path: Path) -> None:
     """A 16-bit file written by ``wave`` is read to the sample."""
     path = tmp_path / "stdlib.wav"
