@@ -10,8 +10,8 @@ How Twilio plays, and what follows (https://www.twilio.com/docs/voice/media-stre
 * A mark comes back when everything before it was played, and also when a clear flushes it. So marks are the only
   proof of hearing, and those that come back after a clear prove nothing by themselves.
 * A clear is not acknowledged. So a *fence* mark follows it: when the fence comes back, the clear has been carried
-  out, and what the caller heard is the position our reckoning gives for that very moment (the trips of the clear and
-  of the fence are the same length as those of the marks that reckoning is anchored to).
+  out. What the caller had heard by then is what our reckoning says for that very moment, because it is kept as the
+  echoes show it: later than the ear by the same way through the network that the fence has taken.
 
 A *generation* is what lies between two clears. Each has its own positions; a cut generation stays known until its
 fence comes back.
@@ -35,6 +35,8 @@ _TOLERANCE_BYTES = 160
 """One frame: how exact the reckoning of the play position is between two marks."""
 _ASSUME_HEARD_AFTER_MS = 30_000
 """A peer that never echoes marks must not make us keep its audio for ever."""
+_LONG_AGO = -1e12
+_LONGEST_ROUND_TRIP_MS = 500.0
 _KEEP_UNHEARD_BYTES = 60_000 * BYTES_PER_MS
 
 
@@ -51,7 +53,7 @@ class Mark:
     ``outcome`` is None until the mark is settled; ``position`` counts bytes within its generation.
     """
 
-    __slots__ = ("generation", "label", "name", "outcome", "position", "utterance")
+    __slots__ = ("due_ms", "generation", "label", "name", "outcome", "position", "sent_ms", "utterance")
 
     def __init__(self, label: str, name: str, generation: _Generation, utterance: Utterance | None) -> None:
         self.label = label
@@ -59,6 +61,8 @@ class Mark:
         self.generation = generation
         self.utterance = utterance
         self.position = 0
+        self.sent_ms = 0.0
+        self.due_ms = 0.0  # when it would come back through a network that takes no time
         self.outcome: Outcome | None = None
 
 
@@ -93,6 +97,7 @@ class _Generation:
 
     __slots__ = (
         "appended",
+        "buffer_end_ms",
         "chunks",
         "confirmed",
         "cut_at_ms",
@@ -107,7 +112,8 @@ class _Generation:
         self.appended = 0
         self.sent = 0
         self.confirmed = 0
-        self.play_end_ms = float("-inf")  # when everything sent will have been played
+        self.buffer_end_ms = _LONG_AGO  # when Twilio runs dry, if what we send is there at once: paces the sending
+        self.play_end_ms = _LONG_AGO  # when the echo of everything sent would be here: reckons the hearing
         self.marks: deque[Mark] = deque()  # sent and not yet come back
         self.chunks: deque[tuple[int, float, bytes]] = deque()  # sent, not yet heard: position, when it plays, audio
         self.utterances: deque[Utterance] = deque()  # not yet settled
@@ -115,7 +121,7 @@ class _Generation:
         self.cut_at_ms: float | None = None
 
     def reckoned(self, now_ms: float) -> int:
-        """Where playback stands by dead reckoning from the last anchor."""
+        """Where playback stands by dead reckoning from the last echo."""
         ahead = int((self.play_end_ms - now_ms) * BYTES_PER_MS)
         return max(self.confirmed, min(self.sent, self.sent - ahead)) if self.sent else 0
 
@@ -165,6 +171,7 @@ class Timeline:
         self._names = itertools.count(1)
         self._by_name: dict[str, Mark] = {}
         self._fences: dict[Mark, _Generation] = {}
+        self._round_trip_ms: float | None = None  # of a message and its echo; None until one was seen
         self._heard_before = 0  # bytes heard in generations that are done with
 
     # -- what the call code puts on it ----------------------------------------------------------------------------
@@ -192,9 +199,11 @@ class Timeline:
         else:
             self._queue.extend(audio[i : i + _MESSAGE_BYTES] for i in range(0, size, _MESSAGE_BYTES))
         self._queued_bytes += size
-        self._now.appended += size
         if utterance is not None:
+            if not utterance.queued_bytes:
+                utterance.start = self._now.appended  # others may have queued audio since it was begun
             utterance.queued_bytes += size
+        self._now.appended += size
         return True
 
     def begin(self) -> Utterance:
@@ -276,9 +285,9 @@ class Timeline:
         while queue:
             item = queue[0]
             if not isinstance(item, bytes):
-                out.append(self._take_control())
+                out.append(self._take_control(now_ms))
                 continue
-            if generation.play_end_ms - now_ms >= self.lead_ms:
+            if generation.buffer_end_ms - now_ms >= self.lead_ms:
                 break
             queue.popleft()
             if len(item) < _MESSAGE_BYTES and queue and isinstance(queue[0], bytes):
@@ -289,7 +298,7 @@ class Timeline:
             if self._since_mark >= self._mark_every and not (queue and isinstance(queue[0], Mark)):
                 self._since_mark = 0
                 progress = Mark("at", self._name("at"), generation, None)
-                self._send_mark(progress)
+                self._send_mark(progress, now_ms)
                 out.append(progress)
         chunks = generation.chunks
         if chunks and chunks[0][1] < now_ms - _ASSUME_HEARD_AFTER_MS:
@@ -303,7 +312,7 @@ class Timeline:
             return None
         item = self._queue[0]
         if not isinstance(item, bytes):
-            return self._take_control()
+            return self._take_control(now_ms)
         if not audio:
             return None
         self._queue.popleft()
@@ -314,17 +323,19 @@ class Timeline:
         generation = self._now
         size = len(audio)
         self._queued_bytes -= size
-        starts = generation.play_end_ms if generation.play_end_ms > now_ms else now_ms
+        length_ms = size / BYTES_PER_MS
+        generation.buffer_end_ms = max(generation.buffer_end_ms, now_ms) + length_ms
+        starts = max(generation.play_end_ms, now_ms + (self._round_trip_ms or 0.0))
         generation.chunks.append((generation.sent, starts, audio))
         generation.sent += size
-        generation.play_end_ms = starts + size / BYTES_PER_MS
+        generation.play_end_ms = starts + length_ms
 
-    def _take_control(self) -> Mark | Clear:
+    def _take_control(self, now_ms: float) -> Mark | Clear:
         item = self._queue.popleft()
         assert not isinstance(item, bytes)
         if isinstance(item, Mark):
             self._since_mark = 0
-            self._send_mark(item)
+            self._send_mark(item, now_ms)
         return item
 
     def _merged(self, first: bytes) -> bytes:
@@ -340,11 +351,14 @@ class Timeline:
             queue.popleft()
         return b"".join(parts)
 
-    def _send_mark(self, mark: Mark) -> None:
+    def _send_mark(self, mark: Mark, now_ms: float) -> None:
         self._by_name[mark.name] = mark
+        mark.sent_ms = mark.due_ms = now_ms
         if mark not in self._fences:
-            mark.position = mark.generation.sent
-            mark.generation.marks.append(mark)
+            generation = mark.generation
+            mark.position = generation.sent
+            mark.due_ms = max(generation.buffer_end_ms, now_ms)
+            generation.marks.append(mark)
 
     def due_in_ms(self, now_ms: float) -> float | None:
         """How long until :meth:`take` has more to give; None while the queue is empty."""
@@ -352,7 +366,7 @@ class Timeline:
             return None
         if not isinstance(self._queue[0], bytes):
             return 0.0
-        return max(0.0, self._now.play_end_ms - now_ms - self.lead_ms)
+        return max(0.0, self._now.buffer_end_ms - now_ms - self.lead_ms)
 
     # -- what comes back ------------------------------------------------------------------------------------------
 
@@ -365,14 +379,20 @@ class Timeline:
             return None
         generation = mark.generation
         if mark in self._fences:
-            self._fences.pop(mark)
-            # The echoes of flushed marks precede the fence: those that are missing were lost on the way.
-            self._finish_cut(generation, generation.reckoned(now_ms), proven=True)
+            del self._fences[mark]
+            # Without an echo so far the reckoning is still on the time of sending, and so is this mark's.
+            at_ms = mark.sent_ms if self._round_trip_ms is None else now_ms
+            self._note_round_trip(mark, now_ms)
+            self._finish_cut(generation, generation.reckoned(at_ms), proven=True)
             return mark
         if mark.outcome is not None:
             return None
-        if generation.cut_at_ms is not None and mark.position > generation.reckoned(now_ms) + _TOLERANCE_BYTES:
-            return None  # flushed by the clear: the fence will settle it
+        if generation.cut_at_ms is not None:
+            at_ms = generation.cut_at_ms if self._round_trip_ms is None else now_ms
+            if mark.position > generation.reckoned(at_ms) + _TOLERANCE_BYTES:
+                return None  # flushed by the clear: the fence will settle it
+        else:
+            self._note_round_trip(mark, now_ms)
         while generation.marks:
             earlier = generation.marks.popleft()
             generation.confirmed = earlier.position
@@ -384,6 +404,12 @@ class Timeline:
         if generation.cut_at_ms is None:
             generation.play_end_ms = now_ms + (generation.sent - mark.position) / BYTES_PER_MS
         return mark
+
+    def _note_round_trip(self, mark: Mark, now_ms: float) -> None:
+        """The shortest one counts; it may grow by a millisecond a mark, should the network become slower."""
+        sample = max(0.0, min(now_ms - mark.due_ms, _LONGEST_ROUND_TRIP_MS))
+        known = self._round_trip_ms
+        self._round_trip_ms = sample if known is None else min(sample, known + 1.0)
 
     def give_up_on_fences(self, now_ms: float, older_than_ms: float = 1000) -> None:
         """Settle what was cut longer ago than this: the fence did not come back (a peer that echoes no marks)."""

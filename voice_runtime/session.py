@@ -361,7 +361,7 @@ class VoiceSession:
             return
         live.speaker.drain()
         live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
-        self._disconnect("hung_up")
+        self.end_now("hung_up")
         live.bridge.wait_until(lambda: live.ended, 15.0)
 
     # -- the interface of 0.1.0: audio ----------------------------------------------------------------------------
@@ -453,9 +453,10 @@ class VoiceSession:
 
     def request_disconnect(self) -> None:
         """End the call now. Any thread, does not block. Before the stream is up: as soon as it is."""
-        self._disconnect("cut")
+        self.end_now("cut")
 
-    def _disconnect(self, reason: str) -> None:
+    def end_now(self, reason: str) -> None:
+        """As :meth:`request_disconnect`, with the reason that ``ended_reason`` shall tell."""
         live = self.live
         leg = live.leg
         live.bridge.call_soon(self._disconnect_requested.set)

@@ -1,0 +1,400 @@
+"""The server: a FastAPI app with the signed webhook, the stream and a health check, and a call for every caller.
+
+::
+
+    server = VoiceServer(Booking)        # server.app is an ASGI app for any server
+    server.run()                         # or serve it here, until Ctrl-C
+
+    with VoiceServer(Survey).running() as server:
+        call = server.dial("+358401234567")
+        call.wait()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from starlette.routing import WebSocketRoute
+
+from . import config, registry
+from .bridge import refuse_on_event_loop
+from .clock import Clock, SystemClock
+from .events import CallEvent
+from .exceptions import ConfigurationError
+from .flow import Call
+from .live_call import LiveCall
+from .session import VoiceSession
+from .stt import create_stt
+from .transports.twilio_protocol import StartBody
+from .transports.twilio_signature import SignatureValidator
+from .transports.twilio_token import TokenBook
+from .transports.twilio_twiml import connect_stream, hangup, say_and_hangup
+from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint
+from .tts import create_tts
+
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["CallFacts", "VoiceServer"]
+
+log = logging.getLogger(__name__)
+
+APOLOGY = "I am sorry, something went wrong. Please call again later. Goodbye."
+
+_INBOUND_TOKEN_S = 60.0
+"""Twilio connects within a second of having the TwiML."""
+_DEFAULTS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espeak")}
+_WEBHOOK_LIMIT = 65_536
+_PORT_WAIT_S = 15.0
+
+
+class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a call before its stream is up. A flow factory is called with it.
+
+    Numbers are as Twilio writes them: E.164, ``sip:...``, ``client:...`` or ``anonymous``.
+    """
+
+    call_sid: str = ""
+    caller: str = ""
+    called: str = ""
+    direction: str = ""
+
+
+class _Expected:
+    """What a token stands for: a call whose stream is to come."""
+
+    __slots__ = ("call", "facts")
+
+    def __init__(self, facts: CallFacts, call: Call) -> None:
+        self.facts = facts
+        self.call = call
+
+
+class VoiceServer:
+    """Serves one flow.
+
+    Args:
+        flow: a :class:`VoiceSession` subclass, or a function that makes a session from :class:`CallFacts`.
+        stt: the recogniser of the calls: a registry name (``"pocketsphinx"``) or a function that makes one. Default:
+            the setting ``VOICE_STT``, else one that is installed. A flow that sets ``stt_factory`` has its own.
+        tts: the voice, likewise (``"espeak"``, ``VOICE_TTS``).
+        apology: what the caller hears when ``run()`` fails; None: nothing.
+        settings: instead of those of the environment.
+        insecure: accept webhooks and streams that Twilio has not signed. Only for a line on your own machine.
+        observer: called with every event of every call, on the call's callback thread.
+
+    Raises:
+        ProviderUnavailableError: the provider that was named is not installed; the message holds the install line.
+        ProviderNotFoundError: there is none of that name.
+    """
+
+    def __init__(
+        self,
+        flow: type[VoiceSession] | Callable[[CallFacts], VoiceSession],
+        *,
+        stt: str | Callable[[], Any] | None = None,
+        tts: str | Callable[[], Any] | None = None,
+        apology: str | None = APOLOGY,
+        settings: config.Settings | None = None,
+        insecure: bool = False,
+        observer: Callable[[CallEvent], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._flow = flow
+        self._own_settings = settings
+        self._make_stt = self._factory("stt", stt)
+        self._make_tts = self._factory("tts", tts)
+        self._apology = apology
+        self._insecure = insecure
+        self._observer = observer
+        self._clock = clock or SystemClock()
+        self._tokens: TokenBook[_Expected] = TokenBook()
+        self._calls: dict[str, Call] = {}
+        self._dialled: dict[str, Call] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.app = self._make_app()
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that are up."""
+        return list(self._calls.values())
+
+    def settings(self) -> config.Settings:
+        """The settings as they are now."""
+        return self._own_settings or config.load()
+
+    # -- serving --------------------------------------------------------------------------------------------------
+
+    def run(self, host: str | None = None, port: int | None = None) -> None:
+        """Serve until Ctrl-C. Address and port default to ``VOICE_SERVER_HOST`` and ``VOICE_SERVER_PORT``."""
+        self._uvicorn(host, port).run()
+
+    @contextlib.contextmanager
+    def running(self, host: str | None = None, port: int | None = None) -> Iterator[VoiceServer]:
+        """Serve in a thread while the ``with`` block runs; calls still up at its end are ended.
+
+        Raises:
+            RuntimeError: the server could not start, for example because the port is taken.
+        """
+        server = self._uvicorn(host, port)
+        loop = self._clock.new_event_loop()
+        failed: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                loop.run_until_complete(server.serve())
+            except BaseException as error:  # noqa: BLE001 - uvicorn leaves with SystemExit; the other thread tells
+                failed.append(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
+
+        thread = self._clock.start_thread(serve, "voice-server")
+        deadline = self._clock.monotonic() + _PORT_WAIT_S
+        while not server.started and thread.is_alive() and self._clock.monotonic() < deadline:
+            self._clock.sleep(0.01)
+        if not server.started:
+            server.should_exit = True
+            address = f"{server.config.host}:{server.config.port}"
+            raise RuntimeError(f"The server did not start on {address}; its log says why") from (
+                failed[0] if failed else None
+            )
+        try:
+            yield self
+        finally:
+            self.end_calls()
+            server.should_exit = True
+            thread.join(30)
+
+    def end_calls(self, timeout: float = 10.0) -> None:
+        """End every call now and wait, ``timeout`` seconds at most, until their threads have ended."""
+        calls = self.calls
+        for call in calls:
+            call.session.request_disconnect()
+        for call in calls:
+            if not call.wait(timeout):
+                log.warning("Call %s did not end within %g s", call.call_sid, timeout)
+
+    def _uvicorn(self, host: str | None, port: int | None) -> uvicorn.Server:
+        import uvicorn
+
+        settings = self.settings()
+        return uvicorn.Server(
+            uvicorn.Config(
+                self.app,
+                host=settings.voice_server_host if host is None else host,
+                port=settings.voice_server_port if port is None else port,
+                log_level="warning",
+                # Twilio offers no compression; whether it answers pings is not known, and media itself is the sign
+                # of life; nothing it sends is larger.
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,
+                ws_ping_interval=None,
+                ws_max_size=MAX_MESSAGE_BYTES,
+            )
+        )
+
+    # -- placing calls --------------------------------------------------------------------------------------------
+
+    def dial(self, to: str, **options: Any) -> Call:
+        """Place a call; returns once Twilio has taken the request.
+
+        Args:
+            to: the number, in international form, ``sip:`` or ``client:``.
+            options: as those of :func:`~voice_runtime.transports.twilio_call.initiate_outbound_call`: ``timeout``
+                (s of ringing), ``time_limit``, ...
+
+        Raises:
+            InvalidNumberError: refused before any request.
+            ConfigurationError: a setting is missing.
+            RestError: Twilio refused, or it is unknown whether it has taken the request (``maybe_done``).
+        """
+        from .transports.twilio_call import initiate_outbound_call
+
+        refuse_on_event_loop("dial()")
+        loop = self._loop
+        if loop is None:
+            raise ConfigurationError(
+                "dial() needs the server to be running in this process, for Twilio connects the call to it: "
+                "use it inside `with server.running():`."
+            )
+        settings = self.settings()
+        ring_s = float(options.get("timeout") or 60)
+        facts = CallFacts(called=to, caller=settings.twilio_phone_number or "", direction="outbound-api")
+        call = self._new_call(facts)
+        expected = _Expected(facts, call)
+        # Longer than it can ring: Twilio allows itself five seconds more, and then connects the stream.
+        token = self._tokens.issue(expected, self._clock.monotonic(), ring_s + 30)
+        self._dialled[token] = call  # before the request: the first callback may overtake its answer
+        try:
+            call.call_sid = initiate_outbound_call(
+                to,
+                twiml=connect_stream(settings.stream_url(f"/voice/{token}")),
+                status_callback=settings.public_url(f"/voice/status/{token}"),
+                settings=settings,
+                **options,
+            )
+        except BaseException:
+            self._tokens.revoke(token)
+            self._dialled.pop(token, None)
+            raise
+        if call.session.call_sid is None:
+            call.session.call_sid = call.call_sid
+        loop.call_soon_threadsafe(loop.call_later, ring_s + 60, self._give_up, token)
+        return call
+
+    def _give_up(self, token: str) -> None:
+        """Neither the stream nor a status has come for a call that can ring no longer."""
+        call = self._dialled.pop(token, None)
+        if call is not None and call.session.live.started_at is None:
+            log.warning("Call %s: neither its stream nor its end was reported", call.call_sid)
+            call.session.live.end("never_connected")
+
+    # -- the app --------------------------------------------------------------------------------------------------
+
+    def _make_app(self) -> FastAPI:
+        app = FastAPI(lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        app.add_api_route("/health", self._health, methods=["GET"])
+        app.add_api_route("/voice", self._on_inbound_call, methods=["POST"])
+        app.add_api_route("/voice/status/{token}", self._on_status, methods=["POST"])
+        endpoint = StreamEndpoint(
+            self._open_call,
+            clock=self._clock,
+            settings=self.settings,
+            tokens=self._tokens,
+            insecure=self._insecure,
+        )
+        app.router.routes.append(WebSocketRoute("/voice/{token}", endpoint))
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        yield
+        for call in self.calls:
+            call.session.request_disconnect()
+
+    async def _health(self) -> dict[str, Any]:
+        return {"status": "ok", "calls": len(self._calls)}
+
+    async def _on_inbound_call(self, request: Request) -> Response:
+        form = await self._signed_form(request)
+        if form is None:
+            return Response(status_code=403)
+        facts = CallFacts(
+            call_sid=form.get("CallSid", ""),
+            caller=form.get("From", ""),
+            called=form.get("To", ""),
+            direction=form.get("Direction", "inbound"),
+        )
+        try:
+            # In a worker thread, for the flow's constructor is user code.
+            call = await asyncio.get_running_loop().run_in_executor(None, self._new_call, facts)
+            token = self._tokens.issue(_Expected(facts, call), self._clock.monotonic(), _INBOUND_TOKEN_S)
+            twiml = connect_stream(self.settings().stream_url(f"/voice/{token}"))
+        except Exception:
+            log.exception("Call %s cannot be served", facts.call_sid)
+            twiml = say_and_hangup(self._apology) if self._apology else hangup()
+        return Response(twiml, media_type="text/xml")
+
+    async def _on_status(self, request: Request) -> Response:
+        form = await self._signed_form(request)
+        if form is None:
+            return Response(status_code=403)
+        call = self._dialled.get(request.path_params["token"])
+        if call is not None:
+            status = form.get("CallStatus", "")
+            call.report_status(status)
+            if status in ("completed", "busy", "no-answer", "failed", "canceled"):
+                self._dialled.pop(request.path_params["token"], None)
+        return Response(status_code=204)
+
+    async def _signed_form(self, request: Request) -> dict[str, str] | None:
+        """The form's fields when Twilio has signed it; None when not."""
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _WEBHOOK_LIMIT:
+                log.warning("Refused a webhook: its body is larger than %d bytes", _WEBHOOK_LIMIT)
+                return None
+        if not self._insecure:
+            try:
+                settings = self.settings()
+                url = settings.public_url(request.url.path)
+            except ConfigurationError as error:
+                log.error("Refused a webhook: its signature cannot be checked. %s", error)  # noqa: TRY400
+                return None
+            if request.url.query:
+                url += "?" + request.url.query
+            validator = SignatureValidator(settings.auth_tokens, settings.shared_keys)
+            if not validator.valid_form(url, body, request.headers):
+                return None
+        try:
+            fields = parse_qs(body.decode("ascii"), keep_blank_values=True)
+        except ValueError:
+            return None
+        return {name: values[0] for name, values in fields.items()}
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    def _new_call(self, facts: CallFacts) -> Call:
+        session = self._flow() if isinstance(self._flow, type) else self._flow(facts)
+        session.use_clock(self._clock)
+        if self._observer is not None:
+            session.subscribe(self._observer)
+        if session.stt_factory is None:
+            session.stt_factory = self._make_stt
+        if session.tts_factory is None:
+            session.tts_factory = self._make_tts
+        live = session.live
+        live.caller, live.called, live.direction = facts.caller, facts.called, facts.direction
+        return Call(session)
+
+    def _factory(self, kind: str, choice: str | Callable[[], Any] | None) -> Callable[[], Any] | None:
+        if callable(choice):
+            return choice
+        name = choice or self._configured(kind)
+        if name is None:
+            return None
+        registry.load_class(kind, name)  # a missing extra is told now, not in the middle of a call
+        return functools.partial(create_stt if kind == "stt" else create_tts, name)
+
+    def _configured(self, kind: str) -> str | None:
+        """The provider of the settings, else the first of ours that is installed."""
+        settings = self.settings()
+        name = settings.voice_stt if kind == "stt" else settings.voice_tts
+        return name or next((name for name in _DEFAULTS[kind] if registry.is_provider_available(kind, name)), None)
+
+    def _open_call(self, body: StartBody, expected: _Expected) -> LiveCall | None:
+        facts = expected.facts
+        if facts.call_sid and facts.call_sid != body.call_sid:
+            log.warning("Refused a stream: its token was made for another call")
+            return None
+        call = expected.call
+        live = call.session.live
+        if live.ended:
+            return None
+        call.session.call_sid = body.call_sid
+        live.on_begun = functools.partial(self._begun, call, live)
+        return live
+
+    def _begun(self, call: Call, live: LiveCall) -> None:
+        loop = asyncio.get_running_loop()
+        self._calls[live.call_sid] = call
+        limit = loop.call_later(self.settings().voice_max_call_seconds, call.session.end_now, "too_long")
+
+        def over() -> None:
+            limit.cancel()
+            self._calls.pop(live.call_sid, None)
+            loop.call_later(5.0, call.report_if_stubborn)
+
+        live.on_over = over
+        call.start(self._apology)
