@@ -114,65 +114,72 @@ class HeardSpan(msgspec.Struct, frozen=True):
 
 
 class HeardAudio:
-    """Everything the far end heard, with times: ms since ``origin_s`` (a time of the loop)."""
+    """Everything the far end heard, with times: ms since ``origin_s`` (a time of the loop).
+
+    Written on the loop; may be read from any thread.
+    """
 
     def __init__(self, origin_s: float) -> None:
         self.origin_s = origin_s
-        self._runs: list[tuple[float, bytearray]] = []
+        self._audio = bytearray()
+        self._runs: list[tuple[float, int]] = []  # (at ms, where it begins in the audio)
+        self._end_ms = float("-inf")
 
     def add(self, at_ms: float, data: bytes) -> None:
         """Audio that begins at ``at_ms``; joined to the previous run when it follows within half a sample."""
-        if self._runs:
-            begin, run = self._runs[-1]
-            if abs(begin + len(run) / 8 - at_ms) < 1 / 16:
-                run += data
-                return
-        self._runs.append((at_ms, bytearray(data)))
+        if abs(self._end_ms - at_ms) >= 1 / 16:
+            self._runs.append((at_ms, len(self._audio)))
+        self._audio += data
+        begin_ms, offset = self._runs[-1]
+        self._end_ms = begin_ms + (len(self._audio) - offset) / 8
 
     @property
     def spans(self) -> list[HeardSpan]:
         """The runs, in order."""
-        return [HeardSpan(at_ms, bytes(run)) for at_ms, run in self._runs]
+        runs = list(self._runs)
+        ends = [offset for _, offset in runs[1:]] + [len(self._audio)]
+        return [
+            HeardSpan(at_ms, bytes(self._audio[offset:end])) for (at_ms, offset), end in zip(runs, ends, strict=True)
+        ]
 
     def heard_bytes(self) -> int:
         """How much audio was heard, gaps not counted."""
-        return sum(len(run) for _, run in self._runs)
+        return len(self._audio)
 
     def heard_ms(self) -> float:
         """The same in ms."""
-        return self.heard_bytes() / 8
+        return len(self._audio) / 8
 
     def heard_ulaw(self, with_gaps: bool = False) -> bytes:
         """The audio in one piece; ``with_gaps`` puts silence where nothing was played, from the first sound on."""
         if not with_gaps:
-            return b"".join(bytes(run) for _, run in self._runs)
+            return bytes(self._audio)
         out = bytearray()
-        for at_ms, run in self._runs:
-            out += _SILENCE_BYTE * max(0, round((at_ms - self._runs[0][0]) * 8) - len(out))
-            out += run
+        spans = self.spans
+        for span in spans:
+            out += _SILENCE_BYTE * max(0, round((span.at_ms - spans[0].at_ms) * 8) - len(out))
+            out += span.data
         return bytes(out)
+
+    def find(self, ulaw: bytes, start: int = 0) -> int:
+        """Where this audio begins among all that was heard, in bytes; -1 when it was not heard in one piece."""
+        return self._audio.find(ulaw, start)
 
     def gaps(self) -> list[tuple[float, float]]:
         """The pauses between runs, as (begin ms, length ms)."""
-        return [
-            (begin + len(run) / 8, following - begin - len(run) / 8)
-            for (begin, run), (following, _) in itertools.pairwise(self._runs)
-        ]
+        return [(one.end_ms, other.at_ms - one.end_ms) for one, other in itertools.pairwise(self.spans)]
 
     def last_ms(self) -> float | None:
         """When the last sound that was heard ended; None when nothing was heard."""
-        if not self._runs:
-            return None
-        at_ms, run = self._runs[-1]
-        return at_ms + len(run) / 8
+        return self._end_ms if self._runs else None
 
     def between(self, from_ms: float, to_ms: float) -> bytes:
         """What was heard in an interval, without gaps."""
         out = bytearray()
-        for at_ms, run in self._runs:
-            first = max(0, round((from_ms - at_ms) * 8))
-            last = max(0, round((to_ms - at_ms) * 8))
-            out += run[first:last]
+        for span in self.spans:
+            first = max(0, round((from_ms - span.at_ms) * 8))
+            last = max(0, round((to_ms - span.at_ms) * 8))
+            out += span.data[first:last]
         return bytes(out)
 
 

@@ -90,6 +90,7 @@ class MediaLine:
         warnings: code -> text, each code once: 31930, 31931, 31950, 31951, and the error 31924.
         frames_sent, marks_echoed, messages_received, clears: counters.
         started: set when ``start`` has been sent.
+        flowing: set when the first frame has been sent; what is said from then on is transmitted.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class MediaLine:
         self._chunk = 0
         self._last_frame: tuple[float, str] | None = None
         self.started = asyncio.Event()
+        self.flowing = asyncio.Event()
         self.ended: LineEnd | None = None
         self.warnings: dict[int, str] = {}
         self.frames_sent = 0
@@ -293,6 +295,8 @@ class MediaLine:
                 for track, source in self._sources.items():
                     await wire.send(self._frame(track, timestamp, source.read(sample + offset, FRAME_BYTES)))
                 self.frames_sent += 1
+                if self.frames_sent == 1:
+                    self.flowing.set()
             index += 1
             late = loop.time() - held_until
             if late > faults.congestion_ms / 1000:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import hmac
 import random
 import secrets
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,14 +41,16 @@ def make_sid(prefix: str) -> str:
     return prefix + secrets.token_hex(16)
 
 
-def sign(auth_token: str, url: str, form: Sequence[tuple[str, str]] = ()) -> str:
+def sign(
+    auth_token: str, url: str, form: Sequence[tuple[str, str]] = (), *, digest: Literal["sha1", "sha256"] = "sha1"
+) -> str:
     """The value of ``X-Twilio-Signature`` for a request.
 
-    HMAC-SHA1 over the URL followed by every name and value of the form, names sorted, repeated values sorted and
-    counted once: https://www.twilio.com/docs/usage/webhooks/webhooks-security.
+    An HMAC over the URL followed by every name and value of the form, names sorted, repeated values sorted and
+    counted once: https://www.twilio.com/docs/usage/webhooks/webhooks-security. ``sha256`` is for shared keys.
     """
     text = url + "".join(name + value for name, value in sorted(set(form)))
-    return base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest()).decode()
+    return base64.b64encode(hmac.new(auth_token.encode(), text.encode(), digest).digest()).decode()
 
 
 def handshake_headers(url: str, signature: str | None) -> list[tuple[str, str]]:

@@ -1,0 +1,347 @@
+"""A Twilio of our own: telephone calls, media streams, text messages and the REST API, without an account.
+
+It behaves as Twilio's documentation and recordings of the real service say, faults included, so that code which works
+here works there::
+
+    with FakeTwilio() as fake:                                   # real time, real sockets
+        fake.add_number("+15005550006", voice_url="http://127.0.0.1:8000/twilio/voice")
+        call = fake.place_call(to="+15005550006", from_="+358401234567", phone=Phone(script=person))
+        assert call.wait_ended() == "completed"
+
+    with VirtualClock() as clock, FakeTwilio(clock=clock) as fake:   # virtual time, the app in memory
+        fake.mount("voice.example.com", app)
+        fake.add_number("+15005550006", voice_url="https://voice.example.com/twilio/voice")
+
+An unmodified program reaches it through ``TWILIO_API_BASE_URL=`` :attr:`FakeTwilio.api_base_url`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+
+from ..clock import Clock, ClockThread, SystemClock
+from ..transports.mock_wire import make_sid
+from .fake_twilio_api import MAGIC_NUMBER, RestApi
+from .fake_twilio_calls import CallEngine
+from .fake_twilio_exchange import Exchange
+from .fake_twilio_log import EventLog
+from .fake_twilio_messages import MessageEngine
+from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber
+from .fake_twilio_rest import RestServer
+from .fake_twilio_settings import Faults, Timings
+from .fake_twilio_webhooks import Form
+from .memory_wire import AsgiApp
+from .phone import FakeCall, Phone, block_on
+
+__all__ = ["FakeTwilio"]
+
+logger = logging.getLogger(__name__)
+
+
+class FakeTwilio:
+    """One account. Methods may be called from any thread but the loop's.
+
+    Attributes:
+        numbers: the account's numbers; :meth:`add_number`.
+        phones: number -> telephone that outbound calls meet; ``default_phone`` for all others.
+        messages: text messages in both directions, in order.
+        log: everything that happened.
+        timings, faults: how long things take, and what goes wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        account_sid: str = "",
+        auth_token: str = "",
+        clock: Clock | None = None,
+        timings: Timings | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """Nothing runs yet; see :meth:`running`. Without ``account_sid`` and ``auth_token``, new ones are made."""
+        self.clock: Clock = clock or SystemClock()
+        self._exchange = Exchange(
+            account_sid=account_sid or make_sid("AC"),
+            auth_token=auth_token or make_sid(""),
+            timings=timings or Timings(),
+            faults=faults or Faults(),
+            now=self.clock.time,
+        )
+        self._exchange.default_phone = lambda: self.default_phone
+        self._exchange.on_streaming = self._start_script
+        self._calls = CallEngine(self._exchange)
+        self._messages = MessageEngine(self._exchange)
+        self._api = RestApi(self._exchange, self._calls, self._messages)
+        self._faces: dict[str, FakeCall] = {}
+        self._mounts: list[tuple[str, AsgiApp]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._rest: RestServer | None = None
+        self._stack = contextlib.ExitStack()
+        self.default_phone: FarEnd = Phone()
+
+    # -- the account --------------------------------------------------------------------------------------------
+
+    @property
+    def account_sid(self) -> str:
+        return self._exchange.account_sid
+
+    @property
+    def auth_token(self) -> str:
+        return self._exchange.auth_token
+
+    @property
+    def secondary_auth_token(self) -> str:
+        """Signs when ``faults.signature`` is ``secondary``."""
+        return self._exchange.secondary_auth_token
+
+    @property
+    def shared_key(self) -> tuple[str, str]:
+        """Id and secret; signs when ``faults.signature`` is ``shared_key``."""
+        return self._exchange.shared_key
+
+    @property
+    def api_keys(self) -> dict[str, str]:
+        """``SK...`` -> secret; accepted by the REST API besides the account's own."""
+        return self._api.api_keys
+
+    @property
+    def api_base_url(self) -> str:
+        """For ``TWILIO_API_BASE_URL``; known while it runs."""
+        if self._rest is None:
+            raise RuntimeError(
+                "The fake Twilio does not run. Use `with fake.running():`, or `with FakeTwilio() as fake:`."
+            )
+        return self._rest.url
+
+    @property
+    def numbers(self) -> dict[str, OwnedNumber]:
+        return self._exchange.numbers
+
+    @property
+    def caller_ids(self) -> set[str]:
+        """Verified numbers that are not the account's; calls may come from them."""
+        return self._exchange.caller_ids
+
+    @property
+    def phones(self) -> dict[str, FarEnd]:
+        return self._exchange.phones
+
+    @property
+    def log(self) -> EventLog:
+        return self._exchange.log
+
+    @property
+    def timings(self) -> Timings:
+        return self._exchange.timings
+
+    @timings.setter
+    def timings(self, timings: Timings) -> None:
+        self._exchange.timings = timings
+
+    @property
+    def faults(self) -> Faults:
+        return self._exchange.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._exchange.faults = faults
+
+    @property
+    def insecure_ok(self) -> bool:
+        """Whether ``ws://`` to this machine is accepted in TwiML, as if it were ``wss://``; True unless changed."""
+        return self._exchange.insecure_ok
+
+    @insecure_ok.setter
+    def insecure_ok(self, ok: bool) -> None:
+        self._exchange.insecure_ok = ok
+
+    @property
+    def messages(self) -> list[MessageRecord]:
+        return list(self._exchange.messages.values())
+
+    @property
+    def calls(self) -> list[FakeCall]:
+        """Every call, in order."""
+        return [self._face(record) for record in list(self._exchange.calls.values())]
+
+    def call(self, sid: str) -> FakeCall:
+        """The call of this sid.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._face(self._exchange.calls[sid])
+
+    def warnings(self, call: FakeCall | str) -> list[int]:
+        """The codes in Twilio's debugger about a call, in order."""
+        return self.log.codes(call if isinstance(call, str) else call.sid)
+
+    def add_number(
+        self,
+        number: str = MAGIC_NUMBER,
+        *,
+        voice_url: str = "",
+        voice_method: str = "POST",
+        voice_fallback_url: str = "",
+        status_callback: str = "",
+        sms_url: str = "",
+        sms_method: str = "POST",
+    ) -> OwnedNumber:
+        """Buy a number."""
+        owned = OwnedNumber(
+            number=number,
+            voice_url=voice_url,
+            voice_method=voice_method,
+            voice_fallback_url=voice_fallback_url,
+            status_callback=status_callback,
+            sms_url=sms_url,
+            sms_method=sms_method,
+            sid=make_sid("PN"),
+        )
+        self._exchange.numbers[number] = owned
+        return owned
+
+    # -- how the app is reached ---------------------------------------------------------------------------------
+
+    def mount(self, host: str, app: AsgiApp) -> None:
+        """Serve an ASGI app in memory, on the fake's loop, under this host name. Its lifespan is the fake's.
+
+        Raises:
+            RuntimeError: the app's startup fails.
+        """
+        if self._loop is None:
+            self._mounts.append((host, app))
+        else:
+            block_on(self._exchange.network.mount(host, app), self._loop, self.clock)
+
+    def route(self, host: str, address: tuple[str, int]) -> None:
+        """A server on this machine stands behind a public host name; requests are signed for the public name."""
+        self._exchange.network.route(host, address)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def running(self, loop: asyncio.AbstractEventLoop | None = None) -> Iterator[FakeTwilio]:
+        """Run until the block ends; then every call ends, and with it every thread, task and socket.
+
+        Args:
+            loop: live on this loop, which runs already in another thread, made by the fake's clock. Without it the
+                fake has a loop and a thread of its own.
+
+        Raises:
+            RuntimeError: a mounted app's startup fails; or, at the end, the fake itself failed.
+        """
+        thread: ClockThread | None = None
+        own = loop is None
+        if loop is None:
+            loop = self.clock.new_event_loop()
+            thread = self.clock.start_thread(loop.run_forever, "fake-twilio")
+        self._loop = loop
+        try:
+            for host, app in self._mounts:
+                block_on(self._exchange.network.mount(host, app), loop, self.clock)
+            self._rest = RestServer(self._api, loop, lambda: self._exchange.faults)
+            self._rest.start()
+            try:
+                yield self
+            finally:
+                self._rest.stop()
+                self._rest = None
+                block_on(self._close(), loop, self.clock)
+                for face in self._faces.values():
+                    if not face.wait_script():
+                        logger.warning("The script of call %s has not ended with the call", face.sid)
+        finally:
+            if own and thread is not None:
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
+            self._loop = None
+        if self._exchange.failures:
+            raise RuntimeError("The fake Twilio itself failed") from self._exchange.failures[0]
+
+    def __enter__(self) -> FakeTwilio:
+        return self._stack.enter_context(self.running())
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(exc_type, exc, tb)
+
+    async def _close(self) -> None:
+        calls = [call for call in self._exchange.calls.values() if call.task is not None and not call.task.done()]
+        for call in calls:
+            self._calls.hang_up(call)
+        tasks = [call.task for call in calls if call.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        await self._exchange.close()
+        # Transports that are being closed finish in the iterations that follow.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    # -- calls and messages -------------------------------------------------------------------------------------
+
+    def place_call(
+        self, *, to: str = MAGIC_NUMBER, from_: str, phone: FarEnd | None = None, extra: Form | None = None
+    ) -> FakeCall:
+        """Somebody calls a number of the account: the app's webhook is asked what to do.
+
+        Args:
+            phone: what the caller does; ``default_phone`` when not given.
+            extra: further parameters of the voice webhook (``StirVerstat``, ``ForwardedFrom``, ...).
+
+        Raises:
+            ValueError: the number is not the account's, or has no voice URL.
+        """
+        return self._face(block_on(self._place_call(to, from_, phone, extra), self._running_loop(), self.clock))
+
+    async def _place_call(self, to: str, from_: str, phone: FarEnd | None, extra: Form | None) -> CallRecord:
+        return self._calls.place_inbound(to=to, from_=from_, phone=phone or self.default_phone, extra=extra)
+
+    def send_message(self, *, to: str = MAGIC_NUMBER, from_: str, body: str) -> MessageRecord:
+        """Somebody writes to a number of the account; returns when the app's webhook has answered."""
+        work = self._messages.receive(to=to, from_=from_, body=body)
+        return block_on(work, self._running_loop(), self.clock)
+
+    def wait_for_call(self, *, to: str | None = None, timeout: float = 30) -> FakeCall:
+        """Wait until the app has made an outbound call (to this number) that was not returned before.
+
+        Raises:
+            TimeoutError: none is made.
+        """
+        return self._face(block_on(self._wait_for_call(to, timeout), self._running_loop(), self.clock))
+
+    async def _wait_for_call(self, to: str | None, timeout: float) -> CallRecord:
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            for record in self._exchange.calls.values():
+                if record.direction == "outbound-api" and to in (None, record.to) and not record.claimed:
+                    record.claimed = True
+                    return record
+            if asyncio.get_running_loop().time() >= deadline:
+                raise TimeoutError(f"no outbound call to {to or 'anybody'} within {timeout:g} s")
+            await asyncio.sleep(0.01)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError(
+                "The fake Twilio does not run. Use `with fake.running():`, or `with FakeTwilio() as fake:`."
+            )
+        return self._loop
+
+    def _face(self, record: CallRecord) -> FakeCall:
+        face = self._faces.get(record.sid)
+        if face is None:
+            face = FakeCall(record, self._calls, self.log, self._running_loop(), self.clock)
+            face = self._faces.setdefault(record.sid, face)
+        return face
+
+    def _start_script(self, record: CallRecord) -> None:
+        phone = record.phone
+        if isinstance(phone, Phone) and phone.script is not None:
+            self._face(record).start_script(phone.script)

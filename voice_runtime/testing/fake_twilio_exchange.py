@@ -1,0 +1,116 @@
+"""What all parts of the fake Twilio share: account, numbers, telephones, log, network, settings, time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+from ..transports.mock_wire import make_sid
+from .fake_twilio_log import EventLog, LogEntry
+from .fake_twilio_network import Network
+from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber
+from .fake_twilio_settings import Faults, Timings
+from .fake_twilio_webhooks import Form, WebhookClient
+
+__all__ = ["API_VERSION", "Exchange", "country_of", "rfc2822"]
+
+API_VERSION = "2010-04-01"
+
+
+def rfc2822(at: float) -> str:
+    """A date as the API writes it: ``Tue, 31 Aug 2010 20:36:28 +0000``."""
+    return format_datetime(datetime.fromtimestamp(at, UTC))
+
+
+def country_of(number: str) -> str:
+    """The country of an E.164 number, two letters; empty when it has none."""
+    import phonenumbers
+
+    try:
+        code = phonenumbers.parse(number).country_code
+    except phonenumbers.NumberParseException:
+        return ""
+    return phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(code or 0, ("",))[0]
+
+
+class Exchange:
+    """Belongs to the fake's loop once it runs."""
+
+    def __init__(
+        self, *, account_sid: str, auth_token: str, timings: Timings, faults: Faults, now: Callable[[], float]
+    ) -> None:
+        self.account_sid = account_sid
+        self.auth_token = auth_token
+        self.secondary_auth_token = make_sid("")
+        self.shared_key = (make_sid("SH"), make_sid(""))
+        self.timings = timings
+        self.faults = faults
+        self.now = now
+        """Seconds since 1970."""
+        self.insecure_ok = True
+        self.numbers: dict[str, OwnedNumber] = {}
+        self.caller_ids: set[str] = set()
+        self.phones: dict[str, FarEnd] = {}
+        self.default_phone: Callable[[], FarEnd] = FarEnd
+        self.calls: dict[str, CallRecord] = {}
+        self.messages: dict[str, MessageRecord] = {}
+        self.opted_out: set[tuple[str, str]] = set()
+        """(from, to) pairs whose recipient has sent STOP."""
+        self.log = EventLog()
+        self.network = Network()
+        self.webhooks = WebhookClient(
+            self.network,
+            self.log,
+            timings=lambda: self.timings,
+            faults=lambda: self.faults,
+            auth_token=lambda: self.auth_token,
+            secondary_auth_token=self.secondary_auth_token,
+            shared_key=self.shared_key,
+        )
+        self.on_streaming: Callable[[CallRecord], None] = lambda call: None
+        """Called when the first stream of a call has started."""
+        self.failures: list[Exception] = []
+        """What went wrong in the fake itself."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def note(self, kind: str, *, sid: str = "", code: int | None = None, text: str = "", **data: Any) -> None:
+        """An entry in the log."""
+        at_s = asyncio.get_running_loop().time()
+        self.log.add(LogEntry(at_s=at_s, kind=kind, sid=sid, code=code, text=text, data=data))
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task of the fake's own; ended with it."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """End every task, then the network."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.network.close()
+
+    def identity(self, call: CallRecord) -> Form:
+        """The parameters every request about a call begins with."""
+        form = [
+            ("AccountSid", self.account_sid),
+            ("ApiVersion", API_VERSION),
+            ("CallSid", call.sid),
+            ("From", call.from_),
+            ("To", call.to),
+            ("Caller", call.from_),
+            ("Called", call.to),
+            ("Direction", call.direction),
+        ]
+        for prefix, number in (("From", call.from_), ("To", call.to), ("Caller", call.from_), ("Called", call.to)):
+            # Mostly blank on the real line too, and blank values count in the signature.
+            form += [(prefix + "City", ""), (prefix + "State", ""), (prefix + "Zip", "")]
+            form.append((prefix + "Country", country_of(number)))
+        if call.parent_sid is not None:
+            form.append(("ParentCallSid", call.parent_sid))
+        return form

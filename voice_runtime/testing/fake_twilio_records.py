@@ -1,0 +1,174 @@
+"""What the fake Twilio keeps about numbers, telephones, calls, streams and messages."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from ..transports.mock_audio import HeardAudio, Mouth
+from ..transports.mock_line import LineEnd, MediaLine
+from .fake_twilio_webhooks import Form
+
+__all__ = ["ENDED", "CallRecord", "Direction", "FarEnd", "MessageRecord", "OwnedNumber", "Source", "StreamRecord"]
+
+Direction: TypeAlias = Literal["inbound", "outbound-api", "outbound-dial"]
+
+ENDED = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+
+
+class OwnedNumber(msgspec.Struct, kw_only=True):
+    """A number of the account, as configured in Twilio's console."""
+
+    number: str
+    voice_url: str = ""
+    voice_method: str = "POST"
+    voice_fallback_url: str = ""
+    status_callback: str = ""
+    """Told when an inbound call ends."""
+    sms_url: str = ""
+    sms_method: str = "POST"
+    sid: str = ""
+
+
+class FarEnd(msgspec.Struct, kw_only=True):
+    """How a telephone behaves when it is called."""
+
+    ring_ms: float = 1500
+    answer: Literal["answer", "busy", "no-answer", "reject", "failed"] = "answer"
+    answered_by: Literal["human", "machine", "fax", "unknown"] = "human"
+    """What answering machine detection finds out, when the call asks for it."""
+    detection_ms: float = 2500
+    hang_up_after_s: float | None = None
+    """After the answer."""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the next TwiML comes from: inline, or a URL."""
+
+    twiml: str | None = None
+    url: str = ""
+    method: str = "POST"
+    fallback_url: str = ""
+    fallback_method: str = "POST"
+    extra: Form = []
+    """Parameters of the request, besides the call's."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class StreamRecord:
+    """One media stream of a call."""
+
+    sid: str
+    name: str
+    url: str
+    line: MediaLine
+    parameters: dict[str, str]
+    bidirectional: bool
+    ended: LineEnd | None = None
+    close_code: int | None = None
+    """The code the app closed the socket with."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CallRecord:
+    """One call. Written on the fake's loop only."""
+
+    sid: str
+    to: str
+    from_: str
+    direction: Direction
+    phone: FarEnd
+    heard: HeardAudio
+    mouth: Mouth
+    created_at: float
+    """Seconds since 1970, as the other dates."""
+    first: Source
+    number_sid: str | None = None
+    status: str = "queued"
+    parent_sid: str | None = None
+    start_at: float | None = None
+    end_at: float | None = None
+    queue_ms: int = 0
+    answered_by: str | None = None
+    detection_ms: int = 0
+    sip_code: int = 0
+    timeout_s: float = 60
+    time_limit_s: float = 14_400
+    machine_detection: str = ""
+    async_amd: bool = False
+    async_amd_callback: str = ""
+    async_amd_callback_method: str = "POST"
+    callback_url: str = ""
+    callback_method: str = "POST"
+    callback_events: frozenset[str] = frozenset({"completed"})
+    extra_voice: Form = dataclasses.field(default_factory=list)
+    callbacks: asyncio.Queue[tuple[Form, asyncio.Event | None] | None] = dataclasses.field(
+        default_factory=asyncio.Queue
+    )
+    """Waiting to be delivered, in order; None ends them."""
+    sequence: int = 0
+    send_digits: str = ""
+    status_history: list[tuple[float, str]] = dataclasses.field(default_factory=list)
+    """(loop time, status), with ``initiated``, which only callbacks show."""
+    streams: list[StreamRecord] = dataclasses.field(default_factory=list)
+    forks: list[asyncio.Task[None]] = dataclasses.field(default_factory=list)
+    said: list[str] = dataclasses.field(default_factory=list)
+    """Texts of ``<Say>``."""
+    played: list[str] = dataclasses.field(default_factory=list)
+    """URLs of ``<Play>``."""
+    keys_heard: str = ""
+    """Digits of ``<Play digits>`` and ``SendDigits``."""
+    keys_pressed: asyncio.Queue[str] = dataclasses.field(default_factory=asyncio.Queue)
+    """Pressed while no bidirectional stream is up; ``<Gather>`` reads them."""
+
+    claimed: bool = False
+    """A test has taken hold of it."""
+    interrupted: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    next_source: Source | None = None
+    streaming: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """The first stream has started."""
+    done: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """The call is over, and its callbacks are delivered."""
+    ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """The call is over."""
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.status not in ENDED
+
+    @property
+    def line(self) -> MediaLine | None:
+        """The bidirectional stream that is up."""
+        for stream in reversed(self.streams):
+            if stream.bidirectional and stream.ended is None:
+                return stream.line
+        return None
+
+    @property
+    def duration_s(self) -> int:
+        if self.start_at is None or self.end_at is None:
+            return 0
+        return round(self.end_at - self.start_at)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class MessageRecord:
+    """One text message."""
+
+    sid: str
+    to: str
+    from_: str
+    body: str
+    direction: str
+    status: str
+    created_at: float
+    segments: int
+    num_media: int = 0
+    messaging_service_sid: str | None = None
+    error_code: int | None = None
+    sent_at: float | None = None
+    callback_url: str = ""
