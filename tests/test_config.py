@@ -88,6 +88,24 @@ def test_the_environment_is_read_when_asked_and_not_before(monkeypatch: pytest.M
     assert load().voice_stt == "pocketsphinx"
 
 
+def test_loading_again_costs_nothing_until_something_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same object comes back until the environment or .env changes, and every change is seen."""
+    first = load()
+    assert load() is first
+    monkeypatch.setenv("UNRELATED", "x")
+    assert load() is first
+    monkeypatch.setenv("voice_server_port", "1")
+    assert load().voice_server_port == 1
+    monkeypatch.delenv("voice_server_port")
+    assert load() == first
+    (tmp_path / ".env").write_text("VOICE_SERVER_PORT=2", encoding="utf-8")
+    assert load().voice_server_port == 2
+    (tmp_path / ".env").write_text("VOICE_SERVER_PORT=33", encoding="utf-8")
+    assert load().voice_server_port == 33
+    monkeypatch.chdir("/")
+    assert load().voice_server_port == 8080
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """VOICE_SERVER_PORT= in a compose file means the default, not an error."""
     monkeypatch.setenv("VOICE_SERVER_PORT", "")

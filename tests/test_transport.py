@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from fastapi import FastAPI
 
 from voice_runtime.config import load
 from voice_runtime.exceptions import ProviderNotFoundError
 from voice_runtime.registry import register_provider, unregister_provider
+from voice_runtime.session import VoiceSession
 from voice_runtime.transport import SmsTransport, Transport, create_transport, get_sms_transport
 from voice_runtime.transports.twilio_call import TwilioTransport, build_stream_twiml
 from voice_runtime.transports.twilio_sms import TwilioSms
@@ -35,6 +37,13 @@ def test_twilio_is_the_default() -> None:
     assert isinstance(sms, SmsTransport)
     assert isinstance(create_transport(provider="twilio", settings=load()), TwilioTransport)
     assert isinstance(get_sms_transport(provider="twilio", sender="Bistro"), TwilioSms)
+
+
+def test_the_stream_is_registered_through_the_transport() -> None:
+    """The transport's own register_voice_websocket puts /voice into the app."""
+    app = FastAPI()
+    create_transport().register_voice_websocket(app, VoiceSession)
+    assert "/voice" in [getattr(route, "path", None) for route in app.router.routes]
 
 
 @pytest.mark.parametrize("name", ["carrier pigeon", "", "Twilio"])

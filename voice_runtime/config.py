@@ -20,6 +20,7 @@ import contextvars
 import difflib
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -278,12 +279,38 @@ class Settings(BaseSettings):
 def load(**overrides: Any) -> Settings:
     """The settings as they are now: defaults < ``./.env`` < environment < ``overrides``.
 
-    Reads a file and the environment, some hundred microseconds: call it where a call is set up, not for each frame.
+    May be called from any thread and as often as settings are used: as long as neither the environment nor the file
+    has changed, the same object comes back.
 
     Raises:
         ConfigurationError: a value cannot be used, or a keyword is not the name of a setting.
     """
-    return Settings(**overrides)
+    global _loaded
+    if overrides:
+        return Settings(**overrides)
+    # Making the object takes milliseconds, which a handshake on the event loop cannot spare.
+    now = _sources_now()
+    latest = _loaded
+    if latest is not None and latest[0] == now:
+        return latest[1]
+    settings = Settings()
+    _loaded = (now, settings)
+    return settings
+
+
+_loaded: tuple[tuple[object, ...], Settings] | None = None
+
+
+def _sources_now() -> tuple[object, ...]:
+    """What :func:`load` depends on; two equal results mean equal settings."""
+    known = Settings.model_fields
+    environment = tuple((name, value) for name, value in os.environ.items() if name.lower() in known)
+    try:
+        found = os.stat(".env")
+        file = (os.getcwd(), found.st_ino, found.st_mtime_ns, found.st_size)
+    except OSError:
+        return environment
+    return (*environment, file)
 
 
 def websocket_url(base: str, path: str = "/voice", *, source: str = "VOICE_STREAM_URL") -> str:

@@ -249,9 +249,29 @@ def test_nothing_a_stranger_sends_raises(url: str, body: bytes, signature: str, 
 
 
 def test_too_many_parameters_are_refused() -> None:
-    """A form with more fields than Twilio ever sends costs no time."""
-    body = "&".join(f"a{i}=" for i in range(5000)).encode()
-    assert not SignatureValidator([TOKEN]).valid_form("https://h/x", body, {"x-twilio-signature": "x"})
+    """A form or query with more fields than Twilio ever sends costs no time, even when it is signed."""
+    fields = "&".join(f"a{i}=" for i in range(5000))
+    url = f"https://h/x?{fields}&bodySHA256={hashlib.sha256(b'').hexdigest()}"
+    validator = SignatureValidator([TOKEN])
+    assert not validator.valid_form("https://h/x", fields.encode(), {"x-twilio-signature": "x"})
+    assert not validator.valid_json(url, b"", {"x-twilio-signature": independent(url, TOKEN)})
+    assert not validator.valid_handshake(f"wss://h/x?{fields}", {"x-twilio-signature": "x"})
+
+
+def test_text_that_cannot_be_encoded_is_refused() -> None:
+    """A lone surrogate in the URL or the signature cannot have been signed."""
+    validator = SignatureValidator([TOKEN])
+    assert not validator.valid_handshake("wss://h/\ud800", {"x-twilio-signature": "x"})
+    assert not validator.valid_handshake("wss://h/x?a=\udfff", {"x-twilio-signature": "\ud800"})
+
+
+def test_two_settings_headers_are_refused() -> None:
+    """Two headers that name a key leave open which one counts."""
+    header = (b"x-twilio-webhooks-signature-settings", b"key=one,algorithm=HMAC_SHA256")
+    signature = independent(WSS, "shared-secret", algorithm="sha256").encode()
+    validator = SignatureValidator([], {"one": "shared-secret"})
+    assert validator.valid_handshake(WSS, iter([header, (b"x-twilio-signature", signature)]))
+    assert not validator.valid_handshake(WSS, [header, header, (b"x-twilio-signature", signature)])
 
 
 def test_a_refusal_logs_the_url_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
