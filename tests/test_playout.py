@@ -99,7 +99,7 @@ def test_ten_seconds_are_sent_ahead_by_the_lead_only() -> None:
     timeline.append(speech)
     first = b"".join(item for item in timeline.take(0) if isinstance(item, bytes))
     assert len(first) == SECOND
-    assert timeline.due_in_ms(0) == 0  # exactly full: the next piece is due as soon as anything was played
+    assert timeline.due_in_ms(0) == 100  # exactly full: the next message is due when it fits
     assert timeline.take(0) == []
     sent = first
     for now in range(0, 10_000, 100):

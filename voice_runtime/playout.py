@@ -35,6 +35,7 @@ _TOLERANCE_BYTES = 160
 """One frame: how exact the reckoning of the play position is between two marks."""
 _ASSUME_HEARD_AFTER_MS = 30_000
 """A peer that never echoes marks must not make us keep its audio for ever."""
+_ROUNDING_MS = 0.01
 _LONG_AGO = -1e12
 _LONGEST_ROUND_TRIP_MS = 500.0
 _KEEP_UNHEARD_BYTES = 60_000 * BYTES_PER_MS
@@ -287,7 +288,7 @@ class Timeline:
             if not isinstance(item, bytes):
                 out.append(self._take_control(now_ms))
                 continue
-            if generation.buffer_end_ms - now_ms >= self.lead_ms:
+            if self._room_in_ms(len(item), now_ms) > 0:
                 break
             queue.popleft()
             if len(item) < _MESSAGE_BYTES and queue and isinstance(queue[0], bytes):
@@ -364,9 +365,14 @@ class Timeline:
         """How long until :meth:`take` has more to give; None while the queue is empty."""
         if not self._queue:
             return None
-        if not isinstance(self._queue[0], bytes):
-            return 0.0
-        return max(0.0, self._now.buffer_end_ms - now_ms - self.lead_ms)
+        item = self._queue[0]
+        return self._room_in_ms(len(item), now_ms) if isinstance(item, bytes) else 0.0
+
+    def _room_in_ms(self, size: int, now_ms: float) -> float:
+        """How long until so much more audio fits into the lead (more than the lead fits when nothing else waits)."""
+        length_ms = size / BYTES_PER_MS
+        wait_ms = self._now.buffer_end_ms + length_ms - now_ms - max(self.lead_ms, length_ms)
+        return wait_ms if wait_ms > _ROUNDING_MS else 0.0
 
     # -- what comes back ------------------------------------------------------------------------------------------
 

@@ -133,8 +133,10 @@ class Speaker:
             finally:
                 if not making.done() and utterance.outcome is not None:
                     making.cancel()
+        whole = False
         if making.done() and not making.cancelled():
             failure = making.exception()
+            whole = failure is None
             if isinstance(failure, Exception):
                 error = str(failure) or type(failure).__name__
         self._wait_heard(utterance, stop_event)
@@ -145,7 +147,7 @@ class Speaker:
         complete = outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED)
         result = SayResult(
             text=text,
-            heard_text=text if complete else heard_text(text, heard_ms, duration_ms, utterance.words),
+            heard_text=text if complete else heard_text(text, heard_ms, duration_ms, utterance.words, whole=whole),
             heard_ms=heard_ms,
             duration_ms=duration_ms,
             outcome=outcome,
