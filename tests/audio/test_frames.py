@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voice_runtime.audio.frames import (
@@ -19,6 +19,7 @@ from voice_runtime.audio.frames import (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=700)), st.integers(1, 400))
 def test_frames_do_not_depend_on_the_chunks(chunks: list[bytes], size: int) -> None:
     """However a stream is cut, the same frames come out, none early, none late, and nothing is lost."""
