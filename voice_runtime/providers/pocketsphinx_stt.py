@@ -208,7 +208,7 @@ class PocketsphinxRecognizer(Recognizer):
         if expectation is None:
             return NoMatch(at_ms=utterance.end_ms)
         try:
-            heard = await self._pool.decode(expectation.jsgf(), utterance.audio)
+            heard = await self._decode(expectation.jsgf(), utterance.audio)
         except ProviderError as error:
             return RecognizerFailed(
                 at_ms=utterance.end_ms, kind=error.kind, message=str(error), retryable=error.retryable
@@ -217,6 +217,15 @@ class PocketsphinxRecognizer(Recognizer):
         if answer is None:
             return NoMatch(at_ms=utterance.end_ms)
         return Final(at_ms=utterance.start_ms, end_ms=utterance.end_ms, text=answer, language="en-US")
+
+    async def _decode(self, grammar: str, audio: bytes) -> str:
+        try:
+            return await self._pool.decode(grammar, audio)
+        except ProviderError as error:
+            if error.kind != "unavailable":
+                raise
+            logger.warning("%s; the utterance is read again by another one", error)
+        return await self._pool.decode(grammar, audio)
 
     def _tell(self, event: RecognitionEvent) -> None:
         if self._emit is not None:
