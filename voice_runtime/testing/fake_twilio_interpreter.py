@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from ..transports.mock_audio import AudioSource, HeardAudio
+from ..transports.mock_audio import AudioSource, Ear
 from ..transports.mock_line import LineEnd, MediaLine
 from ..transports.mock_wire import ConnectFailure, TextWire, handshake_headers, make_sid
 from .fake_twilio_exchange import Exchange
@@ -36,17 +36,6 @@ class _Document(msgspec.Struct, frozen=True):
 
 class _HangUp:
     """The document ends here, and with it the call."""
-
-
-class _Ear:
-    """What the far end hears, as a track of its own."""
-
-    def __init__(self, heard: HeardAudio) -> None:
-        self._heard = heard
-
-    def read(self, sample: int, count: int) -> bytes:
-        at_ms = sample / 8 - self._heard.origin_s * 1000
-        return self._heard.between(at_ms, at_ms + count / 8).ljust(count, b"\xff")
 
 
 class Interpreter:
@@ -397,7 +386,7 @@ class Interpreter:
         if order.track in ("inbound_track", "both_tracks"):
             sources["inbound"] = call.mouth
         if order.track in ("outbound_track", "both_tracks"):
-            sources["outbound"] = _Ear(call.heard)
+            sources["outbound"] = Ear(call.heard)
         sid = make_sid("MZ")
         call.forks.append(self._exchange.spawn(self._fork(call, order, sources, sid)))
         return sid

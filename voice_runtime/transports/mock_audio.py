@@ -8,11 +8,22 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-__all__ = ["FRAME_BYTES", "FRAME_S", "SAMPLES_PER_SECOND", "Alarm", "AudioSource", "HeardAudio", "HeardSpan", "Mouth"]
+__all__ = [
+    "FRAME_BYTES",
+    "FRAME_S",
+    "SAMPLES_PER_SECOND",
+    "Alarm",
+    "AudioSource",
+    "Ear",
+    "HeardAudio",
+    "HeardSpan",
+    "Mouth",
+]
 
 SAMPLES_PER_SECOND = 8000
 FRAME_BYTES = 160
@@ -175,12 +186,48 @@ class HeardAudio:
 
     def between(self, from_ms: float, to_ms: float) -> bytes:
         """What was heard in an interval, without gaps."""
-        out = bytearray()
-        for span in self.spans:
-            first = max(0, round((from_ms - span.at_ms) * 8))
-            last = max(0, round((to_ms - span.at_ms) * 8))
-            out += span.data[first:last]
-        return bytes(out)
+        pieces: list[bytes] = []
+        end = len(self._audio)
+        for at_ms, offset in reversed(self._runs):
+            first = offset + max(0, round((from_ms - at_ms) * 8))
+            last = min(end, offset + max(0, round((to_ms - at_ms) * 8)))
+            if first < last:
+                pieces.append(bytes(self._audio[first:last]))
+            if at_ms <= from_ms:
+                break
+            end = offset
+        return b"".join(reversed(pieces))
+
+    def window(self, from_ms: float, count: int) -> bytes:
+        """``count`` bytes from a moment on, with silence where nothing was played; empty when all of it is."""
+        out: bytearray | None = None
+        end = len(self._audio)
+        for at_ms, offset in reversed(self._runs):
+            place = round((at_ms - from_ms) * 8)  # of the run within the window
+            first, last = max(0, place), min(count, place + end - offset)
+            if first < last:
+                out = out or bytearray(_SILENCE_BYTE * count)
+                out[first:last] = self._audio[offset + first - place : offset + last - place]
+            if at_ms <= from_ms:
+                break
+            end = offset
+        return bytes(out) if out is not None else b""
+
+
+class Ear:
+    """What one far end hears, as a source of audio for another.
+
+    ``sync`` is called before each frame, to bring the record up to now.
+    """
+
+    def __init__(self, heard: HeardAudio, sync: Callable[[], None] | None = None) -> None:
+        self._heard = heard
+        self._sync = sync
+
+    def read(self, sample: int, count: int) -> bytes:
+        if self._sync is not None:
+            self._sync()
+        return self._heard.window(sample / 8 - self._heard.origin_s * 1000, count)
 
 
 class Alarm:

@@ -14,7 +14,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -140,14 +140,14 @@ async def connect_socket(
     from websockets.asyncio.client import connect
     from websockets.exceptions import InvalidHandshake, InvalidStatus
 
+    elsewhere: dict[str, Any] = {}
     if address is not None:
+        elsewhere = {"host": address[0], "port": address[1]}
         url = "ws://" + url.split("://", 1)[1]
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             connection = await connect(
                 url,
-                host=address[0] if address else None,
-                port=address[1] if address else None,
                 compression=None,
                 origin=None,
                 additional_headers=[(name, value) for name, value in headers if name not in ("User-Agent", "Host")],
@@ -157,6 +157,7 @@ async def connect_socket(
                 max_size=None,
                 open_timeout=None,
                 proxy=None,
+                **elsewhere,
             )
     except TimeoutError:
         return ConnectFailure(31901, f"no answer from {url} within {_CONNECT_TIMEOUT_S:g} s")
