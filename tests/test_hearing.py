@@ -40,12 +40,12 @@ class ScriptedRecognizer(Recognizer):
     ``late`` seconds after the run has ended, as those of real services do."""
 
     name = "scripted"
-    WORDS = {0x21: "yes", 0x22: "no", 0x23: "perhaps"}
 
     def __init__(
         self, *, dictation: bool = True, late: float = 0.3, start: Callable[[], Any] | None = None, slow: float = 0.0
     ) -> None:
         self.capabilities = RecognizerCapabilities(dictation=dictation, phrases=True)
+        self.words = {0x21: "yes", 0x22: "no", 0x23: "perhaps"}
         self.late = late
         self.fail_start = start
         self.slow = slow
@@ -67,14 +67,14 @@ class ScriptedRecognizer(Recognizer):
         for value in audio:
             at = len(self.fed)
             self.fed += bytes([value])
-            if value in self.WORDS and self._run is None:
+            if value in self.words and self._run is None:
                 self._run = (value, at)
                 self._emit(SpeechStarted(at_ms=at / 8))
             elif self._run is not None and value != self._run[0]:
                 word, start = self._run
                 self._run = None
                 self._emit(SpeechEnded(at_ms=at / 8))
-                asyncio.get_running_loop().call_later(self.late, self._final, self.WORDS[word], start / 8, at / 8)
+                asyncio.get_running_loop().call_later(self.late, self._final, self.words[word], start / 8, at / 8)
 
     def _final(self, text: str, start_ms: float, end_ms: float) -> None:
         expected = self.expected[-1] if self.expected else None
@@ -414,7 +414,7 @@ class TestLife:
         """stt_secondary_factory: both get the audio, the first one's transcripts count."""
         session, first = make()
         second = ScriptedRecognizer()
-        second.WORDS = {0x21: "guess"}
+        second.words = {0x21: "guess"}
         session.stt_secondary_factory = lambda: RecognizerStt(second)
         with exchange(session) as line_of:
             line = connected(line_of, session)

@@ -281,14 +281,11 @@ class Hearing:
             asked.result(timeout=0)
         from_ms = self.audio_ms
         deadline = bridge.clock.monotonic() + timeout
-        with bridge.lock:
-            while self._finals and _end_of(self._finals[0]) <= from_ms:
-                self._finals.popleft()
         grace: float | None = None
         while True:
             limit = deadline if grace is None else grace
             found = bridge.wait_until(
-                lambda: self._finals or self._failure or bridge.ended, limit - bridge.clock.monotonic()
+                lambda: self._said_since(from_ms) or self._failure or bridge.ended, limit - bridge.clock.monotonic()
             )
             self._raise_if_over()
             if found:
@@ -298,10 +295,20 @@ class Hearing:
             if grace is None and self._speaking:
                 # In the middle of a sentence: let it end.
                 grace = bridge.clock.monotonic() + _LONGEST_UTTERANCE_S
-                bridge.wait_until(lambda: not self._speaking or self._finals or bridge.ended, _LONGEST_UTTERANCE_S)
+                bridge.wait_until(
+                    lambda: not self._speaking or self._said_since(from_ms) or bridge.ended, _LONGEST_UTTERANCE_S
+                )
                 grace = bridge.clock.monotonic() + _TRANSCRIPT_GRACE_S
                 continue
             return ListenResult()
+
+    def _said_since(self, from_ms: float) -> bool:
+        """Whether there is something to take that was said after this position; what is older is dropped (a
+        transcript may come seconds after its speech). The lock must be held."""
+        finals = self._finals
+        while finals and _end_of(finals[0]) <= from_ms:
+            finals.popleft()
+        return bool(finals)
 
     def _await_recogniser(self) -> None:
         bridge = self._bridge
