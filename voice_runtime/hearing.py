@@ -272,6 +272,7 @@ class Hearing:
         """Block until the caller has said something; see ``VoiceSession.listen``."""
         refuse_on_event_loop("listen()")
         bridge = self._bridge
+        from_ms = self.audio_ms
         self._await_recogniser()
         restrict = getattr(self.stt, "expect", None)
         if restrict is not None:
@@ -279,7 +280,6 @@ class Hearing:
             bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
             self._raise_if_over()
             asked.result(timeout=0)
-        from_ms = self.audio_ms
         deadline = bridge.clock.monotonic() + timeout
         grace: float | None = None
         while True:
