@@ -199,6 +199,21 @@ def test_no_caller_for_a_while_loses_nothing_of_the_agent(tmp_path: Path) -> Non
     assert right == laid(15 * SECOND, (2_000, agent))
 
 
+def test_joining_a_call_late(tmp_path: Path) -> None:
+    """When the caller's frames tell their place, the recording begins with the first of them, the agent beside it."""
+    path = tmp_path / "call.wav"
+    caller, agent, earlier = voice(1, 4), voice(2, 1), voice(3, 0.5)
+    with AudioMixer(path, stereo=True) as mixer:
+        for n, frame in enumerate(frames(caller)):
+            mixer.write_caller(frame, at_ms=3_600_000 + 20 * n)
+            if n == 100:
+                mixer.write_agent(earlier, at_ms=3_599_990)
+                mixer.write_agent(agent, at_ms=3_601_500)
+    left, right = channels(path)
+    assert left == caller
+    assert right == laid(4 * SECOND, (0, earlier), (1_500, agent))
+
+
 def test_positions_never_go_backwards(tmp_path: Path) -> None:
     """Audio that claims a place already taken follows on; no byte of it is lost."""
     one, two, three = voice(1, 1), voice(2, 1), voice(3, 1)
@@ -268,7 +283,7 @@ def test_a_mistaken_position_does_not_fill_the_disk(tmp_path: Path, caplog: pyte
             mixer.write_agent(b"\x10" * 80, at_ms=at_ms)
     assert channels(path)[1] == b"\x10" * 240
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "at_ms counts from the caller's first frame" in caplog.text
+    assert "at_ms counts milliseconds on the time line of the caller's frames" in caplog.text
 
 
 def test_a_reused_buffer_is_copied(tmp_path: Path) -> None:

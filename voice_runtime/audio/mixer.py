@@ -123,6 +123,7 @@ class AudioMixer:
         self._used = False
         self._idle = False  # the writer waits for something to do, however long
         self._ends = [0, 0]  # where each track goes on, in bytes
+        self._origin_ms = 0.0  # where the recording begins, on the time line of at_ms
         self._pending: list[tuple[int, int, bytes]] = []  # track, position, audio
         self._pending_bytes = 0
         self._dropped_bytes = 0
@@ -231,8 +232,10 @@ class AudioMixer:
 
         Args:
             frame: the audio. It continues where the caller's last audio ended.
-            at_ms: where it begins, in ms from the first frame written, when more than one frame's time is known to
-                be missing before it. The gap becomes silence. Earlier positions are ignored.
+            at_ms: where it begins, in ms on any time line the call has: audio counted from its beginning, or the
+                stream's own timestamps; not the time of arrival, since a late burst is not a gap. The first frame's
+                position is where the recording begins, so a mixer that joins a call late is right too. When more than
+                one frame's time is missing before a later one, the gap becomes silence. Going back is ignored.
         """
         self._write(_CALLER, frame, at_ms)
 
@@ -243,10 +246,11 @@ class AudioMixer:
 
         Args:
             audio: what was heard, and only that: after a clear, the part before it.
-            at_ms: where it began to be heard, in ms from the caller's first frame. When that is at most one frame
-                after the end of the agent's audio before, or earlier, it follows on without a gap. Without a position
-                it begins where the caller's audio ends now, or follows on when the agent's audio before ended less
-                than ``CATCHUP_LIMIT`` ago.
+            at_ms: where it began to be heard, in ms on the time line of the caller's positions; where the caller's
+                frames are written without positions, from the first of them. When that is at most one frame after the
+                end of the agent's audio before, or earlier, it follows on without a gap. Without a position it begins
+                where the caller's audio ends now, or follows on when the agent's audio before ended less than
+                ``CATCHUP_LIMIT`` ago.
         """
         self._write(_AGENT, audio, at_ms)
 
@@ -259,6 +263,8 @@ class AudioMixer:
                 return
             ends = self._ends
             start = ends[track]
+            if track == _CALLER and start == 0 and at_ms is not None and math.isfinite(at_ms):
+                self._origin_ms = at_ms
             if at_ms is not None:
                 asked = self._position(at_ms)
                 if asked > start + FRAME_BYTES or start == 0:
@@ -280,14 +286,14 @@ class AudioMixer:
 
     def _position(self, at_ms: float) -> int:
         if math.isfinite(at_ms):
-            asked = ms_to_bytes(at_ms)
+            asked = ms_to_bytes(at_ms - self._origin_ms)
             if asked <= max(self._ends) + _GAP_LIMIT:
                 return asked
         if not self._misplaced:
             self._misplaced = True
             logger.warning(
                 "Audio at %r ms of a recording that has reached %.0f ms: taken as following on. "
-                "at_ms counts from the caller's first frame.",
+                "at_ms counts milliseconds on the time line of the caller's frames.",
                 at_ms,
                 bytes_to_ms(max(self._ends)),
             )
