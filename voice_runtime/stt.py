@@ -291,7 +291,8 @@ class RecognizerStt:
         try:
             self.recognizer.feed(audio)
         except Exception as error:
-            logger.exception("The STT provider %r could not take audio", self.recognizer.name)
+            if not self._error_reported:  # it will fail for every frame to come
+                logger.exception("The STT provider %r could not take audio", self.recognizer.name)
             self._report(str(error))
 
     async def _feed_from(self, inbound_queue: asyncio.Queue[bytes | None]) -> None:
