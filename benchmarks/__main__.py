@@ -29,7 +29,7 @@ def _numbers(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", default=["all"], choices=[*_BENCHMARKS, "all"], metavar="BENCHMARK")
+    parser.add_argument("what", nargs="*", default="all", choices=[*_BENCHMARKS, "all"], metavar="BENCHMARK")
     parser.add_argument("--calls", type=int, default=100, help="echo: calls at once (100)")
     parser.add_argument("--rounds", type=int, default=5, help="echo: rounds of each server (5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="echo: measured seconds of a round (4)")

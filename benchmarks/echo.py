@@ -106,6 +106,7 @@ def _result(calls: int, measured: dict[int, dict[str, list[Round]]]) -> Result:
     every = [one for kinds in measured.values() for some in kinds.values() for one in some]
     busiest = max(_each(every, "generator_busy"))
     late = _each(every, "schedule_late_p99_ms")
+    waited = _each(every, "server_waited")
     return Result(
         name="echo",
         table=table,
@@ -114,8 +115,9 @@ def _result(calls: int, measured: dict[int, dict[str, list[Round]]]) -> Result:
         notes=[
             f"The load generator used at most {busiest:.0%} of its core.",
             (
-                f"99 % of its frames left within {max(late):.1f} ms of their time in the worst round, "
-                f"{min(late):.1f} ms in the best: more than 2 ms is other work on this machine, in the latencies too."
+                f"99 % of its frames left within {min(late):.1f} ms of their time in the best round, within "
+                f"{max(late):.1f} ms in the worst; the servers waited for their core {min(waited):.0%} to "
+                f"{max(waited):.0%} of the time. More than 2 ms and 2 % is other work here, and in the latencies too."
             ),
             "Medians of the rounds (least-most in brackets); ratios are taken within a round.",
         ],

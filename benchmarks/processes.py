@@ -23,6 +23,7 @@ __all__ = [
     "pin",
     "resident_kib",
     "run_python",
+    "waited_seconds",
 ]
 
 ROOT = Path(__file__).absolute().parents[1]
@@ -59,6 +60,11 @@ def cpu_seconds(pid: int) -> float:
     of another process's CPU clock is that of clock_getcpuclockid(3) on Linux.
     """
     return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+
+
+def waited_seconds(pid: int) -> float:
+    """How long a process's main thread was ready to run and its core was taken (/proc/<pid>/schedstat, field 2)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def resident_kib(pid: int) -> int:
