@@ -63,6 +63,8 @@ class Scripted(Recognizer):
 
     async def finalize(self) -> None:
         self.done.append("finalize")
+        if self.feed_error is not None:
+            raise self.feed_error
 
     async def expect(self, phrases: Sequence[str] | None, digits: int | None = None) -> None:
         self.done.append((phrases, digits))
@@ -145,6 +147,18 @@ async def test_the_end_of_the_stream_commits_what_was_said(stt: RecognizerStt, r
     await settle()
     assert recognizer.done == ["start", "finalize"]
     assert recognizer.fed == []
+    await stt.stop()
+
+
+async def test_an_end_that_cannot_be_finalised_is_reported(stt: RecognizerStt, recognizer: Scripted) -> None:
+    """A recogniser that fails on the last utterance is told to the call, and stops as usual."""
+    heard = Heard(stt)
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    recognizer.feed_error = OSError("socket is gone")
+    await stt.start(queue)
+    queue.put_nowait(None)
+    await settle()
+    assert heard.errors == ["socket is gone"]
     await stt.stop()
 
 

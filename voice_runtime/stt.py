@@ -298,7 +298,11 @@ class RecognizerStt:
     async def _feed_from(self, inbound_queue: asyncio.Queue[bytes | None]) -> None:
         while (frame := await inbound_queue.get()) is not None:
             self.feed(frame)
-        await self.finalize()  # the stream is over, what the caller said last still counts
+        try:
+            await self.finalize()  # the stream is over, what the caller said last still counts
+        except Exception as error:
+            logger.exception("The STT provider %r could not finish the last utterance", self.recognizer.name)
+            self._report(str(error))
 
     async def finalize(self) -> None:
         """Have the words so far committed without waiting for silence."""
