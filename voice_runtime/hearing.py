@@ -84,7 +84,7 @@ class Hearing:
         self._failure: RecognizerFailed | None = None
         self._ready = False
         self._stt_task: asyncio.Task[None] | None = None
-        self._zero_ms: float | None = None  # when the caller's audio began, on our clock
+        self._arrived_ms = bridge.clock.monotonic() * 1000  # the newest frame
         self._origin_ms = 0.0  # where the recogniser's zero lies on the caller's audio
         self.frames_dropped = 0
 
@@ -92,9 +92,8 @@ class Hearing:
 
     def frame(self, audio: bytes) -> None:
         """A chunk of the caller's μ-law audio arrived."""
-        if self._zero_ms is None:
-            self._zero_ms = self._bridge.clock.monotonic() * 1000 - len(audio) / _BYTES_PER_MS
         self.audio_ms += len(audio) / _BYTES_PER_MS
+        self._arrived_ms = self._bridge.clock.monotonic() * 1000
         self.inbound.push(audio)
         for listener in self._listeners:
             if listener.qsize() < _INBOUND_FRAMES:
@@ -105,8 +104,8 @@ class Hearing:
             self.on_frame(audio)
 
     def position_of(self, now_ms: float) -> float:
-        """Where a moment of our clock (ms) lies on the caller's audio (ms)."""
-        return 0.0 if self._zero_ms is None else now_ms - self._zero_ms
+        """Where a moment of our clock (ms, not long ago) lies on the caller's audio (ms), as that is counted."""
+        return self.audio_ms + now_ms - self._arrived_ms
 
     def clear_inbound(self) -> None:
         """Forget the frames nobody has taken yet, and the transcripts nobody has asked for. Any thread."""

@@ -33,8 +33,9 @@ from .flow import Call
 from .live_call import LiveCall
 from .session import VoiceSession
 from .stt import create_stt
+from .transport import get_sms_transport
 from .transports.twilio_protocol import StartBody
-from .transports.twilio_signature import SignatureValidator
+from .transports.twilio_signature import SignatureValidator, public_url_of_scope
 from .transports.twilio_token import TokenBook
 from .transports.twilio_twiml import connect_stream, hangup, say_and_hangup
 from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint
@@ -328,12 +329,10 @@ class VoiceServer:
         if not self._insecure:
             try:
                 settings = self.settings()
-                url = settings.public_url(request.url.path)
+                url = public_url_of_scope(request.scope, settings.public_url())
             except ConfigurationError as error:
                 log.error("Refused a webhook: its signature cannot be checked. %s", error)  # noqa: TRY400
                 return None
-            if request.url.query:
-                url += "?" + request.url.query
             validator = SignatureValidator(settings.auth_tokens, settings.shared_keys)
             if not validator.valid_form(url, body, request.headers):
                 return None
@@ -354,6 +353,8 @@ class VoiceServer:
             session.stt_factory = self._make_stt
         if session.tts_factory is None:
             session.tts_factory = self._make_tts
+        if session.sms_factory is None:
+            session.sms_factory = lambda: get_sms_transport(settings=self.settings())
         live = session.live
         live.caller, live.called, live.direction = facts.caller, facts.called, facts.direction
         return Call(session)

@@ -35,7 +35,7 @@ from .live_call import LiveCall
 from .outbound_pull import OutboundPull
 from .results import ListenResult, PlayResult, SayResult
 from .speaking import SpeakerLimits
-from .transport import get_sms_transport
+from .transport import SmsTransport, get_sms_transport
 
 if TYPE_CHECKING:
     from .audio.mixer import AudioMixer
@@ -64,6 +64,7 @@ class VoiceSession:
             one; in a worker thread.
         stt_secondary_factory: makes a second one that hears the same and is only compared.
         tts_factory: makes the voice of :meth:`say`.
+        sms_factory: makes what :meth:`send_sms` sends with.
         on_stt_ready: called with the recogniser before it is started, to set its callbacks; on the call's
             callback thread, as every callback of a call.
         call_sid: Twilio's id of the call. Set before the stream comes, it is the only call accepted.
@@ -73,6 +74,7 @@ class VoiceSession:
     stt_secondary_factory: Callable[[], SttProvider] | None = None
     tts_factory: Callable[[], TtsProvider] | None = None
     on_stt_ready: Callable[[Any], None] | None = None
+    sms_factory: Callable[[], SmsTransport] | None = None
     call_sid: str | None = None
 
     live: LiveCall = field(init=False, repr=False)
@@ -332,8 +334,8 @@ class VoiceSession:
         number = to or (live.called if live.direction.startswith("outbound") else live.caller)
         if not number:
             raise ConfigurationError("send_sms() does not know the other party's number: give it as to='+358...'.")
-        send = functools.partial(get_sms_transport().send_sms, to=number, body=body)
-        result = dict(self._off_loop(send))
+        sms = get_sms_transport() if self.sms_factory is None else self.sms_factory()
+        result = dict(self._off_loop(functools.partial(sms.send_sms, to=number, body=body)))
         live.emit(SmsSent, to=number, body=body, message_sid=str(result.get("message_sid", "")))
         return result
 
@@ -535,8 +537,9 @@ class VoiceSession:
         if mixer is None:
             live.hearing.on_frame = live.timeline.on_heard = None
             return
-        live.hearing.on_frame = mixer.write_caller
-        live.timeline.on_heard = lambda at_ms, audio: mixer.write_agent(audio, live.hearing.position_of(at_ms))
+        hearing = live.hearing
+        hearing.on_frame = lambda audio: mixer.write_caller(audio, at_ms=hearing.audio_ms - len(audio) / 8)
+        live.timeline.on_heard = lambda at_ms, audio: mixer.write_agent(audio, at_ms=hearing.position_of(at_ms))
 
     def use_clock(self, clock: Clock) -> None:
         """Before the call: take another clock than the class's."""

@@ -20,7 +20,7 @@ from ..live_call import LiveCall
 from ..session import VoiceSession
 from .twilio_connection import TOO_BIG, ConnectionLimits, StreamConnection
 from .twilio_protocol import StartBody
-from .twilio_signature import SignatureValidator
+from .twilio_signature import SignatureValidator, public_url_of_scope
 from .twilio_token import TokenBook
 
 if TYPE_CHECKING:
@@ -103,12 +103,12 @@ class StreamEndpoint:
             return True
         try:
             settings = self._settings()
-            url = settings.stream_url(scope["path"])
+            # wss, whatever a local line was told: Twilio accepts nothing else in its TwiML, and signs that.
+            base = "wss:" + settings.stream_url("").partition(":")[2]
+            url = public_url_of_scope(scope, base)
         except ConfigurationError as error:
             log.error("Refused a stream: its signature cannot be checked. %s", error)
             return False
-        if url.startswith("ws:"):
-            url = "wss:" + url[3:]  # a TwiML for Twilio always says wss, whatever a local line was told
         validator = SignatureValidator(settings.auth_tokens, settings.shared_keys)
         return validator.valid_handshake(url, scope["headers"])
 
