@@ -298,15 +298,16 @@ class FakeTwilio:
         Raises:
             ValueError: the number is not the account's, or has no voice URL.
         """
-        return self._face(block_on(self._place_call(to, from_, phone, extra), self._running_loop(), self.clock))
+        loop = self._running_loop()
+        return self._face(block_on(self._place_call(to, from_, phone, extra), loop, self.clock))
 
     async def _place_call(self, to: str, from_: str, phone: FarEnd | None, extra: Form | None) -> CallRecord:
         return self._calls.place_inbound(to=to, from_=from_, phone=phone or self.default_phone, extra=extra)
 
     def send_message(self, *, to: str = MAGIC_NUMBER, from_: str, body: str) -> MessageRecord:
         """Somebody writes to a number of the account; returns when the app's webhook has answered."""
-        work = self._messages.receive(to=to, from_=from_, body=body)
-        return block_on(work, self._running_loop(), self.clock)
+        loop = self._running_loop()
+        return block_on(self._messages.receive(to=to, from_=from_, body=body), loop, self.clock)
 
     def wait_for_call(self, *, to: str | None = None, timeout: float = 30) -> FakeCall:
         """Wait until the app has made an outbound call (to this number) that was not returned before.
@@ -314,7 +315,8 @@ class FakeTwilio:
         Raises:
             TimeoutError: none is made.
         """
-        return self._face(block_on(self._wait_for_call(to, timeout), self._running_loop(), self.clock))
+        loop = self._running_loop()
+        return self._face(block_on(self._wait_for_call(to, timeout), loop, self.clock))
 
     async def _wait_for_call(self, to: str | None, timeout: float) -> CallRecord:
         deadline = asyncio.get_running_loop().time() + timeout
