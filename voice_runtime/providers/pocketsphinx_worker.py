@@ -185,6 +185,10 @@ class _Worker:
         )
         self.pid = self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, request: _Request) -> _Reply:
         """Raises EOFError or OSError when the process has died."""
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -268,12 +272,18 @@ class WorkerPool:
             raise _failed("protocol", reply.message)
         return reply
 
+    def _take(self) -> _Worker:
+        while True:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                return _Worker()
+            if worker.alive:
+                return worker
+            worker.close()
+
     def _serve(self, request: _Request, ticket: _Ticket) -> _Reply:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        if worker is None:
-            worker = _Worker()
-        ticket.worker = worker
+        ticket.worker = worker = self._take()
         try:
             reply = worker.ask(request)
         except BaseException:
