@@ -89,10 +89,10 @@ class Settings(BaseSettings):
     """The address the server listens on."""
     voice_server_port: int = Field(default=8080, ge=0, le=65535)
     """0 lets the system choose a free port."""
-    voice_stt: str = "elevenlabs"
-    """Registry name of the STT provider used unless another is asked for."""
-    voice_tts: str = "elevenlabs"
-    """Registry name of the TTS provider used unless another is asked for."""
+    voice_stt: str | None = None
+    """Registry name of the STT provider a server uses unless it is given another. Unset: one that is installed."""
+    voice_tts: str | None = None
+    """Registry name of the TTS provider, likewise."""
     voice_max_call_seconds: float = Field(default=3600, gt=0, le=86_400)
     """A call is ended after this many seconds. Twilio's own limit is four hours by default."""
     voice_monitor: bool = False

@@ -2,7 +2,7 @@
 
 Two families. *Recognition events* come from a :class:`~voice_runtime.stt.Recognizer` and say where on the caller's
 audio they belong. *Call events* come from the session and tell an observer (a terminal view, a log, a test) what the
-call did. Positions and durations are milliseconds; ``at_ms`` counts from the first frame of the call's audio.
+call did. All positions and durations are milliseconds.
 """
 
 from __future__ import annotations
@@ -153,11 +153,16 @@ class CallerSpeaking(CallEvent, frozen=True, kw_only=True):
 
 
 class CallerHeard(CallEvent, frozen=True, kw_only=True):
-    """The recogniser committed what the caller said."""
+    """The recogniser committed what the caller said.
+
+    ``start_ms`` and ``end_ms`` lie on the caller's audio; ``behind_ms`` is how long ago that end was when the
+    transcript came.
+    """
 
     text: str
     start_ms: float
     end_ms: float
+    behind_ms: float
 
 
 class DtmfReceived(CallEvent, frozen=True, kw_only=True):

@@ -247,7 +247,8 @@ class Hearing:
                 if is_echo is not None and is_echo(event):
                     return
                 start_ms, end_ms = event.at_ms + origin, event.end_ms + origin
-                self._emit(CallerHeard, text=text, start_ms=start_ms, end_ms=end_ms)
+                behind_ms = self.position_of(self._bridge.clock.monotonic() * 1000) - end_ms
+                self._emit(CallerHeard, text=text, start_ms=start_ms, end_ms=end_ms, behind_ms=behind_ms)
                 self._understood(Final(at_ms=start_ms, end_ms=end_ms, text=text))
             case NoMatch():
                 self._understood(NoMatch(at_ms=event.at_ms + origin))

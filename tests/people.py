@@ -1,0 +1,54 @@
+"""What simulated people say: espeak-ng's voice, and human prompts from Debian's packages."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from pathlib import Path
+
+import pytest
+
+from voice_runtime.audio.wav import read_ulaw
+from voice_runtime.testing.phone import FakeCall
+from voice_runtime.tts import SynthesizerTts, create_tts
+
+PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
+
+
+@functools.cache
+def espeak(text: str) -> bytes:
+    """The sentence as μ-law audio."""
+    voice = create_tts("espeak")
+    assert isinstance(voice, SynthesizerTts)
+    synthesizer = voice.synthesizer
+
+    async def make() -> bytes:
+        return b"".join([chunk.audio async for chunk in synthesizer.synthesize(text)])
+
+    return asyncio.run(make())
+
+
+def answering(*sentences: str, after_ms: float = 400) -> object:
+    """A person who lets the other end speak, then says the next sentence."""
+
+    def person(call: FakeCall) -> None:
+        heard = 0.0
+        for sentence in sentences:
+            call.wait_heard_ms(heard + 300)
+            call.wait_quiet(after_ms)
+            heard = call.heard.heard_ms()
+            call.says(espeak(sentence))
+
+    return person
+
+
+def human(name: str) -> bytes:
+    """A prompt of Debian's asterisk-core-sounds-en-wav, as μ-law; skips the test where it is not installed."""
+    path = PROMPTS / f"{name}.wav"
+    if not path.exists():
+        message = f"{path} is not installed (package asterisk-core-sounds-en-wav)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return read_ulaw(path)
