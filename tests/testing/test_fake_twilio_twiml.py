@@ -237,3 +237,70 @@ def test_what_the_fake_cannot_do_fails_loudly(clock: object) -> None:
     with pytest.raises(RuntimeError, match="itself failed") as caught:
         whole_test()
     assert isinstance(caught.value.__cause__, NotImplementedError)
+
+
+# -- dialling ---------------------------------------------------------------------------------------------------
+
+AGENT = "+358401112233"
+DIAL = f'<Response><Dial action="/dialled"><Number>{AGENT}</Number></Dial><Say>Never</Say></Response>'
+
+
+def test_dial_joins_another_telephone(fake: FakeTwilio, app: EchoApp) -> None:
+    """The action hears how it went, with the fields of the recorded one; what stands behind is not reached."""
+    fake.phones[AGENT] = Phone(ring_ms=2000, hang_up_after_s=31)
+    app.twiml["/dialled"] = "<Response><Say>Back</Say></Response>"
+    call = run(fake, app, DIAL)
+    form = app.forms("/dialled")[0]
+    assert (form["DialCallStatus"], form["DialCallDuration"], form["DialBridged"]) == ("completed", "31", "true")
+    assert call.said == ["Back"]
+    leg = next(leg for leg in fake.calls if leg.to == AGENT)
+    assert (leg.sid, leg.from_) == (form["DialCallSid"], THEM)
+    assert leg.wait_ended() == "completed"
+
+
+@pytest.mark.parametrize(
+    ("phone", "status"),
+    [(Phone(answer="busy"), "busy"), (Phone(answer="no-answer"), "no-answer"), (Phone(answer="failed"), "failed")],
+)
+def test_dial_tells_why_nobody_came(fake: FakeTwilio, app: EchoApp, phone: Phone, status: str) -> None:
+    """Busy, no answer after 30 s, failed."""
+    fake.phones[AGENT] = phone
+    app.twiml["/dialled"] = "<Response/>"
+    run(fake, app, DIAL)
+    assert app.forms("/dialled")[0]["DialCallStatus"] == status
+
+
+def test_dial_without_an_action_goes_on(fake: FakeTwilio, app: EchoApp) -> None:
+    """The first of several to answer is joined, the others stop ringing; then the next verb."""
+    app.twiml["/whisper"] = "<Response><Say>A call</Say></Response>"
+    fake.phones["+358400000001"] = Phone(ring_ms=5000)
+    fake.phones["+358400000002"] = Phone(ring_ms=2000, hang_up_after_s=5)
+    call = run(
+        fake,
+        app,
+        f'<Response><Dial callerId="{THEM}" timeLimit="60"><Number>+358400000001</Number>'
+        '<Number url="/whisper">+358400000002</Number></Dial><Say>On</Say></Response>',
+    )
+    assert call.said == ["On"]
+    legs = {leg.to: leg for leg in fake.calls}
+    assert legs["+358400000001"].outcome == "canceled"
+    assert legs["+358400000002"].outcome == "completed"
+    assert app.forms("/whisper")[0]["ParentCallSid"] == call.sid
+
+
+def test_the_callers_hang_up_ends_the_leg(fake: FakeTwilio, app: EchoApp) -> None:
+    """Both are over, and the action is still told."""
+    app.twiml["/dialled"] = "<Response/>"
+    call = run(fake, app, DIAL, Phone(hang_up_after_s=10))
+    leg = next(leg for leg in fake.calls if leg.to == AGENT)
+    assert leg.wait_ended() == "completed"
+    assert call.outcome == "completed"
+    assert app.forms("/dialled")[0]["DialCallStatus"] == "completed"
+
+
+def test_a_borrowed_caller_id_is_refused(fake: FakeTwilio, app: EchoApp) -> None:
+    """13214, and the action hears that it failed."""
+    app.twiml["/dialled"] = "<Response/>"
+    call = run(fake, app, DIAL.replace("<Dial ", '<Dial callerId="+12125550100" '))
+    assert fake.warnings(call) == [13214]
+    assert app.forms("/dialled")[0]["DialCallStatus"] == "failed"

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..transports.mock_audio import HeardAudio, Mouth
 from ..transports.mock_wire import make_sid
+from .fake_twilio_dial import DialledNumber
 from .fake_twilio_exchange import Exchange, rfc2822
 from .fake_twilio_interpreter import Interpreter, digits_s
 from .fake_twilio_records import CallRecord, Direction, FarEnd, Source, StreamRecord
@@ -38,7 +39,7 @@ class CallEngine:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._interpreter = Interpreter(exchange, self.answer, self.end)
+        self._interpreter = Interpreter(exchange, self, self.answer)
         self._next_slot_s = 0.0
 
     # -- calls come to be ---------------------------------------------------------------------------------------
@@ -99,6 +100,28 @@ class CallEngine:
             created_at=self._exchange.now(),
             first=first,
         )
+
+    def dial_out(self, parent: CallRecord, number: DialledNumber) -> CallRecord:
+        """``<Dial>``: another telephone rings, on a leg of its own."""
+        exchange = self._exchange
+        leg = self.new_call(
+            to=number.to,
+            from_=number.caller_id,
+            direction="outbound-dial",
+            phone=exchange.phones.get(number.to) or exchange.default_phone(),
+            first=Source(url=number.whisper_url, method=number.whisper_method),
+        )
+        leg.parent_sid = parent.sid
+        leg.timeout_s = number.timeout_s
+        leg.time_limit_s = exchange.timings.time_limit_s
+        leg.callback_url = number.status_callback
+        leg.callback_method = number.status_callback_method
+        leg.callback_events = number.status_callback_events
+        exchange.calls[leg.sid] = leg
+        self._step(leg, "queued")
+        slot_s = asyncio.get_running_loop().time()  # legs of a call are not limited in number a second
+        leg.task = exchange.spawn(self._run_leg(leg, slot_s))
+        return leg
 
     # -- what happens to them from outside ----------------------------------------------------------------------
 
@@ -186,6 +209,24 @@ class CallEngine:
             call.callbacks.put_nowait(None)
             await asyncio.wait({callbacks})
             call.done.set()
+
+    async def _run_leg(self, leg: CallRecord, slot_s: float) -> None:
+        callbacks = self._exchange.spawn(self._deliver(leg))
+        try:
+            await self._until_interrupted(leg, self._dial(leg, slot_s, None))
+            if leg.alive and leg.first.url:
+                await self._until_interrupted(leg, self._interpreter.execute(leg, leg.first))
+            if leg.alive:
+                leg.joined.set()
+                await leg.ended.wait()
+        except Exception as error:
+            self._exchange.failures.append(error)
+            logger.exception("The fake Twilio failed in leg %s", leg.sid)
+        finally:
+            self.end(leg)
+            leg.callbacks.put_nowait(None)
+            await asyncio.wait({callbacks})
+            leg.done.set()
 
     async def _until_interrupted(
         self, call: CallRecord, work: Coroutine[Any, Any, Source | None] | Coroutine[Any, Any, None]

@@ -13,6 +13,7 @@ import msgspec
 from ..transports.mock_audio import AudioSource, Ear
 from ..transports.mock_line import LineEnd, MediaLine
 from ..transports.mock_wire import ConnectFailure, TextWire, handshake_headers, make_sid
+from .fake_twilio_dial import Legs, dial
 from .fake_twilio_exchange import Exchange
 from .fake_twilio_records import CallRecord, Source, StreamRecord
 from .fake_twilio_twiml import Problem, StreamOrder, Verb, parse_twiml, read_stream, resolve
@@ -41,18 +42,18 @@ class _HangUp:
 class Interpreter:
     """Belongs to the fake's loop.
 
-    ``answer(call)`` is called when a verb picks up an inbound call, ``end(call, status, sip_code)`` when one ends it.
+    ``answer(call)`` is called when a verb picks up an inbound call.
     """
 
     def __init__(
         self,
         exchange: Exchange,
+        legs: Legs,
         answer: Callable[[CallRecord], None],
-        end: Callable[[CallRecord, str, int], None],
     ) -> None:
         self._exchange = exchange
+        self._legs = legs
         self._answer = answer
-        self._end = end
 
     async def execute(self, call: CallRecord, source: Source) -> Source | None:
         """Fetch a document and execute it. Returns what comes next; None: the end of the call."""
@@ -140,6 +141,8 @@ class Interpreter:
             case "Stop":
                 for child in verb.children:
                     self.stop_fork(call, child.attributes.get("name", ""))
+            case "Dial":
+                return await self._dial(call, document, verb)
             case "Gather":
                 return await self._gather(call, document, verb)
             case "Redirect":
@@ -149,16 +152,16 @@ class Interpreter:
                 return _HangUp
             case _:
                 raise NotImplementedError(
-                    f"The fake Twilio cannot execute <{verb.name}> (call {call.sid}). It knows Say, Play, Pause, "
-                    f"Gather of keys, Connect/Stream, Start/Stream, Stop/Stream, Redirect, Reject and Hangup."
+                    f"The fake Twilio cannot execute <{verb.name}> (call {call.sid}). It knows Say, Play, Pause, Gather "
+                    f"of keys, Dial/Number, Connect/Stream, Start/Stream, Stop/Stream, Redirect, Reject and Hangup."
                 )
         return None
 
     def _reject(self, call: CallRecord, verb: Verb) -> None:
         if verb.attributes.get("reason") == "busy":
-            self._end(call, "busy", 486)
+            self._legs.end(call, "busy", 486)
         else:
-            self._end(call, "no-answer", 603)
+            self._legs.end(call, "no-answer", 603)
 
     async def _say(self, call: CallRecord, verb: Verb) -> None:
         times = int(verb.attributes.get("loop", 1))
@@ -197,6 +200,19 @@ class Interpreter:
                 return float(sound.getnframes() / sound.getframerate())
         except (wave.Error, EOFError):
             return self._exchange.timings.play_ms / 1000
+
+    async def _dial(self, call: CallRecord, document: _Document, verb: Verb) -> Source | None:
+        action = resolve(document.url, verb.attributes.get("action", ""))
+        method = verb.attributes.get("method", "POST")
+        try:
+            outcome = await dial(self._exchange, self._legs, call, verb, document.url)
+        except asyncio.CancelledError:
+            if action:
+                # It is still told, before what interrupts the dialling comes to run; its answer is not used.
+                form = [*self._exchange.identity(call), ("CallStatus", call.status), ("DialCallStatus", "completed")]
+                self._exchange.spawn(self._exchange.webhooks.twiml(action, form, method=method, sid=call.sid))
+            raise
+        return Source(url=action, method=method, extra=outcome) if action else None
 
     async def _gather(self, call: CallRecord, document: _Document, verb: Verb) -> Source | None:
         count = int(verb.attributes.get("numDigits", 0))

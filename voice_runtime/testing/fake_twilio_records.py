@@ -130,6 +130,8 @@ class CallRecord:
     next_source: Source | None = None
     streaming: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """The first stream has started."""
+    joined: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """A leg of a ``<Dial>`` has answered and heard its whisper."""
     done: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """The call is over, and its callbacks are delivered."""
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
