@@ -123,9 +123,9 @@ def test_create_passes_arguments_to_the_synthesizer() -> None:
     registry.register_provider("tts", "whistle", f"{__name__}:Whistle")
     try:
         tts = create_tts("whistle", pitch=7)
-        assert isinstance(tts, SynthesizerTts)
         assert isinstance(tts, TtsProvider)
         assert isinstance(tts, get_tts_class("whistle"))
+        assert isinstance(tts, SynthesizerTts)
         assert isinstance(tts.synthesizer, Whistle)
         assert tts.synthesizer.pitch == 7
         assert tts.capabilities.streamed_text

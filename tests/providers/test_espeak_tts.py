@@ -22,7 +22,8 @@ from voice_runtime.tts import SynthesizerTts, create_tts
 
 
 async def made(text: str, **options: str | int) -> tuple[bytes, list[Word]]:
-    audio, words = b"", []
+    audio = b""
+    words: list[Word] = []
     async for chunk in EspeakSynthesizer(**options).synthesize(text):  # type: ignore[arg-type]
         audio += chunk.audio
         words += chunk.words
@@ -143,13 +144,15 @@ async def test_a_slow_listener_bounds_what_is_made() -> None:
     """Nobody takes a thing: no more than one piece of text lies ready."""
     speech = EspeakSynthesizer().synthesize("This is one sentence of many. " * 500)
     await anext(speech)
-    lock = espeak_tts._library._lock
-    await asyncio.to_thread(lambda: lock.acquire() and lock.release())  # until the library has made what it makes
+
+    def until_the_library_is_free() -> None:
+        with espeak_tts._library._lock:
+            pass
+
+    await asyncio.to_thread(until_the_library_is_free)
     await asyncio.sleep(0)
     ahead = 0
-    frame = speech.ag_frame
-    utterance = frame.f_locals["utterance"] if frame is not None else None
-    assert utterance is not None
+    utterance = speech.ag_frame.f_locals["utterance"]  # type: ignore[attr-defined]
     while not utterance.chunks.empty():
         chunk = utterance.chunks.get_nowait()
         ahead += len(chunk.audio) if chunk is not None else 0
@@ -175,9 +178,14 @@ def test_an_error_inside_the_library_comes_out() -> None:
 
     with pytest.raises(LookupError, match="inside"):
         espeak_tts._library.speak("Hello", "en", 160, 50, fail)
-    got: list[bytes] = []
-    espeak_tts._library.speak("Hello", "en", 160, 50, lambda pcm16, words: got.append(pcm16) is None)
-    assert sum(map(len, got)) > 10_000
+    got = bytearray()
+
+    def take(pcm16: bytes, words: list[tuple[int, float]]) -> bool:
+        got.extend(pcm16)
+        return True
+
+    espeak_tts._library.speak("Hello", "en", 160, 50, take)
+    assert len(got) > 10_000
 
 
 def test_a_loop_that_closes_is_survived() -> None:

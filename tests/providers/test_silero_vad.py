@@ -21,7 +21,7 @@ def probabilities(detector: VoiceActivityDetector, audio: bytes) -> list[float]:
 
 def tones(*frequencies: float, ms: int = 3000) -> bytes:
     time = np.arange(ms * 8) / 8000
-    wave = sum(np.sin(2 * np.pi * frequency * time) for frequency in frequencies)
+    wave = np.sum([np.sin(2 * np.pi * frequency * time) for frequency in frequencies], axis=0)
     return pcm16_to_ulaw((6000 * wave).astype("<i2").tobytes())
 
 

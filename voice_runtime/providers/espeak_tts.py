@@ -35,7 +35,7 @@ _EVENT_LIST_TERMINATED = 0
 _EVENT_WORD = 1
 
 _BUFFER_MS = 100
-"""How much audio a callback brings: what an abort has to wait for at most, at a thousandth of real time."""
+"""How much audio a callback brings: what an abort has to wait for at most, well below a millisecond."""
 _PIECE_CHARS = 300
 """Text is made in pieces of so many characters (some 20 s of speech), and the next piece only once the last was
 taken: that bounds what lies between the library and a slow listener, without anybody waiting while holding the
@@ -70,7 +70,7 @@ class _Library:
     """The one copy of espeak-ng in this process.
 
     It keeps voice, parameters and callback in globals and crashes when two threads are inside, so one lock covers
-    setting them and the synthesis; at a thousandth of real time that feeds hundreds of calls.
+    setting them and the synthesis; at less than a hundredth of real time that feeds a hundred voices.
     """
 
     def __init__(self) -> None:
