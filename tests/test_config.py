@@ -83,7 +83,7 @@ def test_the_order_of_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_environment_is_read_when_asked_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable set after the import counts, and one mapping's values do not leak into the next load."""
     Settings.from_mapping({"voice_stt": "azure"})
-    assert load().voice_stt == "elevenlabs"
+    assert load().voice_stt is None
     monkeypatch.setenv("VOICE_STT", "pocketsphinx")
     assert load().voice_stt == "pocketsphinx"
 
@@ -125,7 +125,7 @@ def test_yaml(tmp_path: Path) -> None:
     )
     settings = Settings.from_yaml(path, voice_tts="azure")
     assert (settings.voice_server_port, settings.twilio_phone_number) == (7000, "+358401234567")
-    assert (settings.voice_stt, settings.voice_tts) == ("elevenlabs", "azure")
+    assert (settings.voice_stt, settings.voice_tts) == (None, "azure")
     assert settings.shared_keys == {"one": "s1"}
     path.write_text("", encoding="utf-8")
     assert Settings.from_yaml(path).voice_server_port == 8080
