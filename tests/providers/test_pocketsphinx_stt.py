@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ from voice_runtime.events import (
 )
 from voice_runtime.exceptions import ConfigurationError, ProviderError, UnsupportedCapabilityError
 from voice_runtime.providers import pocketsphinx_stt
+from voice_runtime.providers.pocketsphinx_grammar import expectation_of
 from voice_runtime.providers.pocketsphinx_stt import PocketsphinxRecognizer
 from voice_runtime.providers.pocketsphinx_worker import WorkerPool
 from voice_runtime.stt import RecognizerStt, create_stt
@@ -379,6 +382,47 @@ async def test_a_worker_that_cannot_live_is_told(
         call.hears(SILENCE + flite("no", "rms") + SILENCE)
         await call.recognizer.finalize()
         assert call.answers == ["no"]
+
+
+async def test_a_grammar_that_cannot_be_read_is_told(workers: WorkerPool) -> None:
+    """The decoder's own error comes out as ours, and the next request is answered by a fresh process."""
+    with pytest.raises(ProviderError, match="JSGF") as raised:
+        await workers.decode("#JSGF V1.0;\nthis is no grammar;", SILENCE)
+    assert raised.value.kind == "protocol"
+    assert await workers.find_missing(("yes",)) == ()
+
+
+@pytest.mark.parametrize("audio", [b"", b"\xff", b"\xff" * 160, SILENCE])
+async def test_nothing_to_read_is_nothing_heard(workers: WorkerPool, audio: bytes) -> None:
+    """No audio, a sample, a frame, a second of silence: no words, no error."""
+    grammar = expectation_of(["yes", "no"], None, fillers=False)
+    assert grammar.match(await workers.decode(grammar.jsgf(), audio)) is None
+
+
+@pytest.mark.parametrize("ending", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_no_process_outlives_its_parent(ending: str) -> None:
+    """A program that just ends, or is killed, with a recogniser at work leaves nothing behind."""
+    program = f"""
+import asyncio
+from voice_runtime.providers.pocketsphinx_worker import pool
+from voice_runtime.stt import create_stt
+
+async def call():
+    await create_stt("pocketsphinx", expect=["yes"]).start(asyncio.Queue())
+
+asyncio.run(call())
+print(*pool.idle_pids, flush=True)
+{ending}
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == (-signal.SIGKILL if ending else 0), ran.stderr
+    assert ran.stderr == ""
+    pids = [int(pid) for pid in ran.stdout.split()]
+    assert len(pids) == 1
+    deadline = time.monotonic() + 10
+    while alive(pids[0]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(pids[0])
 
 
 async def test_close_ends_the_processes() -> None:

@@ -101,14 +101,16 @@ class PocketsphinxRecognizer(Recognizer):
         await self._pool.find_missing(())
         if self._initial is not None:
             await self._adopt(self._initial)
-        self._vad = create_vad(self._vad_name)
+        # Off the loop: the first detector of a process loads a library.
+        loop = asyncio.get_running_loop()
+        self._vad = await loop.run_in_executor(None, create_vad, self._vad_name)
         self._segmenter.reset()
         self._before.clear()
         self._heard.clear()
         self._partial = b""
         self._waiting = asyncio.Queue()
         self._emit = emit
-        self._reading = asyncio.get_running_loop().create_task(self._read_all())
+        self._reading = loop.create_task(self._read_all())
 
     async def close(self) -> None:
         self._emit = None

@@ -292,8 +292,11 @@ class WorkerPool:
             raise
         finally:
             ticket.worker = None
-        with self._lock:
-            self._idle.append(worker)
+        if isinstance(reply, Failed):
+            worker.close()  # its decoder may be in any state
+        else:
+            with self._lock:
+                self._idle.append(worker)
         return reply
 
     def close(self) -> None:
