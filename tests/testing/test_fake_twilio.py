@@ -6,7 +6,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -243,3 +244,39 @@ def test_the_package_names_its_doors() -> None:
         assert getattr(testing, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Twilio'"):
         _ = testing.Twilio  # type: ignore[attr-defined]
+
+
+def test_an_app_that_cannot_start_is_told_and_leaves_nothing() -> None:
+    """Its own words come out, and the fake's threads are gone."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        raise ValueError("no database")
+        yield
+
+    before = set(threading.enumerate())
+    fake = FakeTwilio()
+    fake.mount(HOST, FastAPI(lifespan=lifespan))
+    with pytest.raises(RuntimeError, match="no database"), fake:
+        pass
+    assert not set(threading.enumerate()) - before
+
+
+def test_a_handshake_that_is_given_up_leaves_the_app(fake: FakeTwilio, clock: VirtualClock) -> None:
+    """A caller who hangs up while the app still thinks about accepting is a disconnect to the app."""
+    left: list[str] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            raise RuntimeError("no lifespan here")
+        left.extend([(await receive())["type"], (await receive())["type"]])
+
+    app = EchoApp(fake.auth_token)
+    app.twiml["/twilio/voice"] = CONNECT.replace(HOST, "slow.example.com")
+    fake.mount(HOST, app.app)
+    fake.mount("slow.example.com", slow)
+    fake.add_number(OURS, voice_url=f"https://{HOST}/twilio/voice")
+    call = fake.place_call(from_=THEM, phone=Phone(hang_up_after_s=2))
+    assert call.wait_ended() == "completed"
+    clock.sleep(1)
+    assert left == ["websocket.connect", "websocket.disconnect"]

@@ -334,3 +334,21 @@ def test_a_callback_that_fails_is_a_warning(fake: FakeTwilio, app: EchoApp, clie
     )
     assert call.wait_ended() == "completed"
     assert fake.warnings(call) == [11200]
+
+
+def test_redirecting_while_another_telephone_is_joined(
+    fake: FakeTwilio, app: EchoApp, client: Client, clock: VirtualClock
+) -> None:
+    """The leg is closed, the action of the <Dial> is told, and the redirect's document is what runs."""
+    agent = "+358401112233"
+    app.twiml["/twilio/voice"] = f'<Response><Dial action="/dialled"><Number>{agent}</Number></Dial></Response>'
+    app.twiml["/dialled"] = "<Response><Say>Not this</Say></Response>"
+    call = fake.place_call(from_=THEM)
+    clock.sleep(5)
+    client.calls(call.sid).update(twiml="<Response><Say>This</Say></Response>")
+    assert call.wait_ended() == "completed"
+    assert call.said == ["This"]
+    assert [form["DialCallStatus"] for form in app.forms("/dialled")] == ["completed"]
+    leg = next(leg for leg in fake.calls if leg.to == agent)
+    assert leg.outcome == "completed"
+    assert [listed.sid for listed in client.calls.list(parent_call_sid=call.sid)] == [leg.sid]

@@ -107,7 +107,7 @@ def test_the_bridge_keeps_a_paced_line_up(served: Callable[[Talker], int]) -> No
     bridge = FakeWsBridge("CA" + "1" * 32)
     bridge.start(f"ws://127.0.0.1:{served(talker)}/voice")
     assert bridge.wait_connected()
-    assert talker.wait(lambda t: bool(t.events("mark")) and len(t.events("media")) > 10)
+    assert talker.wait(lambda t: bool(t.events("mark")) and len(t.events("media")) > 50)
     bridge.stop()
     assert bridge.wait_ended(5)
     assert talker.wait(lambda t: bool(t.events("stop")))

@@ -236,7 +236,6 @@ class FakeTwilio:
             RuntimeError: a mounted app's startup fails; or, at the end, the fake itself failed.
         """
         thread: ClockThread | None = None
-        own = loop is None
         if loop is None:
             loop = self.clock.new_event_loop()
             thread = self.clock.start_thread(loop.run_forever, "fake-twilio")
@@ -246,21 +245,23 @@ class FakeTwilio:
                 block_on(self._exchange.network.mount(host, app), loop, self.clock)
             self._rest = RestServer(self._api, loop, lambda: self._exchange.faults)
             self._rest.start()
+            yield self
+        finally:
             try:
-                yield self
-            finally:
-                self._rest.stop()
-                self._rest = None
+                # First the calls: an app that hears of their end may still want to ask something.
                 block_on(self._close(), loop, self.clock)
                 for face in self._faces.values():
                     if not face.wait_script():
                         logger.warning("The script of call %s has not ended with the call", face.sid)
-        finally:
-            if own and thread is not None:
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join()
-                loop.close()
-            self._loop = None
+            finally:
+                if self._rest is not None:
+                    self._rest.stop()
+                    self._rest = None
+                if thread is not None:
+                    loop.call_soon_threadsafe(loop.stop)
+                    thread.join()
+                    loop.close()
+                self._loop = None
         if self._exchange.failures:
             raise RuntimeError("The fake Twilio itself failed") from self._exchange.failures[0]
 

@@ -152,8 +152,9 @@ class Interpreter:
                 return _HangUp
             case _:
                 raise NotImplementedError(
-                    f"The fake Twilio cannot execute <{verb.name}> (call {call.sid}). It knows Say, Play, Pause, Gather "
-                    f"of keys, Dial/Number, Connect/Stream, Start/Stream, Stop/Stream, Redirect, Reject and Hangup."
+                    f"The fake Twilio cannot execute <{verb.name}> (call {call.sid}). It knows Say, Play, Pause, "
+                    f"Gather of keys, Dial/Number, Connect/Stream, Start/Stream, Stop/Stream, Redirect, Reject and "
+                    f"Hangup."
                 )
         return None
 
@@ -259,6 +260,8 @@ class Interpreter:
             problem = Problem(12200, f"expected a <Stream> in <Connect>; {names} came")
             self._report(call, problem)
         else:
+            if len(streams) > 1:
+                self._report(call, Problem(12200, "a call has one bidirectional <Stream>; the others are skipped"))
             order, problems = read_stream(
                 streams[0], document_url=document.url, bidirectional=True, insecure_ok=self._exchange.insecure_ok
             )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import http.server
 import json
 import logging
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -30,15 +32,33 @@ logger = logging.getLogger(__name__)
 _ANSWER_TIMEOUT_S = 30.0  # real seconds; only a loop that does not run takes so long
 
 
-class _Server(http.server.HTTPServer):
-    """A thread for each connection, and all of them can be ended."""
+class _Server(socketserver.TCPServer):
+    """A thread for each connection, and all of them can be ended at once."""
 
-    daemon_threads = True
+    allow_reuse_address = True
 
     def __init__(self, handler: type[http.server.BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self._connections: set[Any] = set()
         self._threads: set[threading.Thread] = set()
+        self._ending = False
+
+    @property
+    def port(self) -> int:
+        port: int = self.socket.getsockname()[1]
+        return port
+
+    def serve(self) -> None:
+        """Take connections until :meth:`end`."""
+        while True:
+            try:
+                request, address = self.get_request()
+            except OSError:
+                return
+            if self._ending:
+                request.close()
+                return
+            self.process_request(request, address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         def serve() -> None:
@@ -57,13 +77,14 @@ class _Server(http.server.HTTPServer):
         thread.start()
 
     def end(self) -> None:
-        """Close the port and every connection, and wait for the threads."""
-        self.server_close()
+        """Take no more connections; end those that are open and wait for their threads."""
+        self._ending = True
+        # accept() waits without a timeout, since polling costs every test some of its time; this wakes it.
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            pass
         for connection in list(self._connections):
-            try:
+            with contextlib.suppress(OSError):  # the client was faster
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client was faster
         for thread in list(self._threads):
             thread.join()
 
@@ -76,23 +97,21 @@ class RestServer:
         self._loop = loop
         self._faults = faults
         self._server = _Server(self._handler())
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.05,), name="fake-twilio-rest", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve, name="fake-twilio-rest", daemon=True)
 
     @property
     def url(self) -> str:
         """``http://127.0.0.1:<port>``"""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._server.port}"
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Close the port and every connection, and wait for the threads."""
-        self._server.shutdown()
-        self._thread.join()
         self._server.end()
+        self._thread.join()
+        self._server.server_close()
 
     def _ask(self, request: RestRequest) -> RestAnswer:
         future = asyncio.run_coroutine_threadsafe(self._api.answer(request), self._loop)

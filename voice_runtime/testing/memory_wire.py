@@ -108,7 +108,6 @@ class MemoryWire:
         self._handshake: asyncio.Future[ConnectFailure | None] = self._loop.create_future()
         self._refusal = 403
         self.close_code: int | None = None
-        self._to_app.open = True
 
     # -- the client's side --------------------------------------------------------------------------------------
 
@@ -260,6 +259,9 @@ class MemoryServer:
                 failure = await asyncio.shield(wire._handshake)
         except TimeoutError:
             failure = ConnectFailure(31901, f"no answer from {url} within {_HANDSHAKE_TIMEOUT_S:g} s")
+        except asyncio.CancelledError:
+            wire.disconnect(1006)
+            raise
         if failure is not None:
             wire.disconnect(1006)
             return failure
