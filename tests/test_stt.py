@@ -423,6 +423,24 @@ async def test_stop_during_start(stt: RecognizerStt, recognizer: Scripted) -> No
     assert heard.errors == []
 
 
+async def test_start_stop_start(stt: RecognizerStt, recognizer: Scripted) -> None:
+    """A start that was stopped does not take the next one for its own."""
+    recognizer.gate = asyncio.Event()
+    first = asyncio.ensure_future(stt.start())
+    await settle()
+    await stt.stop()
+    second = asyncio.ensure_future(stt.start())
+    await settle()
+    await first
+    assert not second.done()
+    recognizer.gate.set()
+    await second
+    stt.feed(FRAME)
+    assert recognizer.fed == [FRAME]
+    await stt.stop()
+    assert recognizer.done == ["start", "close", "start", "close"]
+
+
 async def test_cancelling_start_lets_go(stt: RecognizerStt, recognizer: Scripted) -> None:
     """A start that is cancelled closes the recogniser and is cancelled."""
     recognizer.gate = asyncio.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voice_runtime.events import SpeechEnded, SpeechStarted
@@ -65,6 +65,7 @@ def test_reset_begins_at_zero() -> None:
     assert run(segmenter, [0.9] * 3) == [SpeechStarted(at_ms=0.0)]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.floats(0, 1), max_size=300), st.sampled_from([0, 20, 60, 200]), st.sampled_from([0, 100, 500]))
 def test_events_alternate_in_order(probabilities: list[float], start_ms: float, end_ms: float) -> None:
     """Whatever the detector says: beginning and end take turns, at rising positions within the audio."""

@@ -231,7 +231,7 @@ class RecognizerStt:
         except asyncio.CancelledError:
             await self.stop()
             raise
-        if self._state is not _State.STARTING:
+        if self._state is not _State.STARTING or self._starting is not starting:
             if not starting.cancelled():
                 starting.exception()  # stop() came first; nobody wants to know any more
             return

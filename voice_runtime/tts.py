@@ -20,7 +20,9 @@ from .events import Outcome, Word
 from .exceptions import CallHangupError, ProviderError
 
 __all__ = [
+    "SpeakingSession",
     "SpeechChunk",
+    "SpeechResult",
     "Synthesizer",
     "SynthesizerCapabilities",
     "SynthesizerTts",
