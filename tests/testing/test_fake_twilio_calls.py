@@ -200,13 +200,16 @@ def test_redirecting_a_live_stream(fake: FakeTwilio, app: EchoApp, client: Clien
 def test_redirecting_from_the_answered_callback_kills_the_stream(
     fake: FakeTwilio, app: EchoApp, client: Client, clock: VirtualClock
 ) -> None:
-    """No stream comes up: the update struck while it was being connected."""
-    call = dial(fake, client, Phone(ring_ms=1000))
-    clock.sleep(1.4)
-    assert call.status == "in-progress"
-    client.calls(call.sid).update(twiml="<Response><Hangup/></Response>")
-    assert call.wait_ended() == "completed"
-    assert call.streams == []
+    """No stream comes up, whether the update strikes before the first document or while the stream is connected."""
+    for at in (1.33, 1.4):
+        call = dial(fake, client, Phone(ring_ms=1000))
+        clock.sleep(at - 1e-9)
+        assert call.status == "in-progress"
+        client.calls(call.sid).update(twiml="<Response><Say>Instead</Say></Response>")
+        assert call.wait_ended() == "completed"
+        assert call.streams == []
+        assert call.said == ["Instead"]
+    assert len(app.forms("/twilio/voice")) == 1
 
 
 def test_the_app_closes_the_stream(fake: FakeTwilio, app: EchoApp) -> None:

@@ -192,9 +192,11 @@ class CallEngine:
     async def _run(self, call: CallRecord, dialling: Coroutine[Any, Any, None] | None) -> None:
         callbacks = self._exchange.spawn(self._deliver(call))
         try:
+            source: Source | None = call.first
             if dialling is not None:
                 await self._until_interrupted(call, dialling)
-            source: Source | None = call.first
+                if call.interrupted.is_set():
+                    source = call.next_source
             while call.alive and source is not None:
                 call.next_source = None
                 call.interrupted.clear()

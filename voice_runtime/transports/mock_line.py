@@ -255,10 +255,11 @@ class MediaLine:
         step = FRAME_S * (1 + faults.clock_drift_ppm * 1e-6)
         sample = round(first * SAMPLES_PER_SECOND) - FRAME_BYTES
         drop_at = None if faults.drop_after_ms is None else self._started_s + faults.drop_after_ms / 1000
+        loses = bool(faults.lose_every or faults.gaps)
         index = 0
         while True:
             frame_at = first + index * step
-            held_until = self._held_until(frame_at)
+            held_until = self._held_until(frame_at) if faults.stalls else frame_at
             due = held_until
             echo_ms = self._playback.next_event_ms()
             if echo_ms is not None:
@@ -287,7 +288,7 @@ class MediaLine:
             if now + _EPSILON_S < held_until:
                 continue
             timestamp = self._first_timestamp_ms + 20 * index
-            if not self._is_lost(index, frame_at):
+            if not (loses and self._is_lost(index, frame_at)):
                 self._chunk += 1
                 offset = FRAME_BYTES * index
                 if faults.clock_drift_ppm:
@@ -386,8 +387,7 @@ class MediaLine:
         if not self._up or command.stream_sid != self.stream_sid:
             self._warn(31951, f"expected streamSid {self.stream_sid}; {command.stream_sid!r} came")
             return
-        now = self._loop.time()
-        now_ms = self._stream_ms(now)
+        now_ms = self._stream_ms(self._loop.time())
         playback = self._playback
         if isinstance(command, MediaCommand):
             playback.media(command.media.payload, now_ms)
@@ -399,7 +399,6 @@ class MediaLine:
             if not self.faults.clear_ignored:
                 playback.clear(now_ms)
                 self._alarm.ring()
-        self._advance(now)
 
     def _stream_ms(self, now: float) -> float:
         """Time of the stream. It never goes back, although a timer may be taken for due a hair before its time."""
