@@ -281,3 +281,16 @@ def test_a_handshake_that_is_given_up_leaves_the_app(fake: FakeTwilio, clock: Vi
     assert call.wait_ended() == "completed"
     clock.sleep(1)
     assert left == ["websocket.connect", "websocket.disconnect"]
+
+
+def test_anybody_may_knock(fake: FakeTwilio, app: EchoApp) -> None:
+    """Requests and handshakes of a test's own, signed or not."""
+    app.twiml["/page"] = "<Response/>"
+    answer = fake.request("POST", f"https://{HOST}/page", form=[("a", "b"), ("c", "")], signed=True)
+    assert (answer.status_code, answer.text) == (200, "<Response/>")
+    assert app.requests[-1] == ("/page", {"a": "b", "c": ""}, True)
+    fake.request("GET", f"https://{HOST}/page?x=1", headers={"X-Forwarded-Host": "evil.example.com"})
+    assert app.requests[-1] == ("/page", {"x": "1"}, False)
+    assert fake.knock(f"wss://{HOST}/voice") == 101
+    assert fake.knock(f"wss://{HOST}/voice", signed=False) == 403
+    assert fake.knock(f"wss://{HOST}/nowhere") == 403

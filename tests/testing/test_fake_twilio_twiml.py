@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import wave
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from fastapi import Response
@@ -15,6 +19,7 @@ from voice_runtime.testing.phone import FakeCall, Phone
 from .echo_app import CONNECT, HOST, EchoApp
 
 THEM = "+4930123456"
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "twilio_vectors.json").read_text())
 
 
 def run(fake: FakeTwilio, app: EchoApp, twiml: str, phone: Phone | None = None, timeout: float = 200) -> FakeCall:
@@ -201,6 +206,8 @@ def test_stream_status_callbacks(fake: FakeTwilio, app: EchoApp) -> None:
     twiml = CONNECT.replace('/voice"', '/voice" statusCallback="/status-stream"')
     run(fake, app, twiml, Phone(hang_up_after_s=2))
     assert [form["StreamEvent"] for form in app.forms("/status-stream")] == ["stream-started", "stream-stopped"]
+    example = VECTORS["stream_status_callbacks"][0]["body"]
+    assert app.forms("/status-stream")[0].keys() == parse_qs(example).keys()
     assert app.forms("/status-stream")[0]["StreamSid"] == app.of("start")[0]["streamSid"]
     fake.faults.socket_refused = 1
     run(fake, app, twiml)

@@ -20,11 +20,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
+from urllib.parse import urlencode
+
+import httpx
 
 from ..clock import Clock, ClockThread, SystemClock
-from ..transports.mock_wire import make_sid
+from ..transports.mock_wire import ConnectFailure, handshake_headers, make_sid
 from .fake_twilio_api import MAGIC_NUMBER, RestApi
 from .fake_twilio_calls import CallEngine
 from .fake_twilio_exchange import Exchange
@@ -329,6 +332,52 @@ class FakeTwilio:
             if asyncio.get_running_loop().time() >= deadline:
                 raise TimeoutError(f"no outbound call to {to or 'anybody'} within {timeout:g} s")
             await asyncio.sleep(0.01)
+
+    # -- somebody on the Internet -------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        form: Form | None = None,
+        headers: Mapping[str, str] | None = None,
+        signed: bool = False,
+    ) -> httpx.Response:
+        """Any HTTP request to an app, mounted or routed: its health page, or a webhook that is not Twilio's.
+
+        ``signed`` signs it as the faults say Twilio does. Redirects are followed.
+        """
+        loop = self._running_loop()
+        return block_on(self._request(method, url, form or [], dict(headers or {}), signed), loop, self.clock)
+
+    async def _request(
+        self, method: str, url: str, form: Form, headers: dict[str, str], signed: bool
+    ) -> httpx.Response:
+        content = None
+        if form:
+            headers.setdefault("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
+            content = urlencode(form).encode()
+        if signed:
+            headers.update(self._exchange.webhooks.signature_headers(url, form))
+        return await self._exchange.network.client.request(method, url, headers=headers, content=content)
+
+    def knock(self, url: str, *, headers: Mapping[str, str] | None = None, signed: bool = True) -> int:
+        """Try a stream's handshake and hang up at once: 101 when it was accepted, else what it was answered with.
+
+        0 stands for no answer at all.
+        """
+        loop = self._running_loop()
+        return block_on(self._knock(url, dict(headers or {}), signed), loop, self.clock)
+
+    async def _knock(self, url: str, headers: dict[str, str], signed: bool) -> int:
+        if signed:
+            headers.update(self._exchange.webhooks.signature_headers("wss://" + url.split("://", 1)[1], []))
+        wire = await self._exchange.network.connect(url, handshake_headers(url, None) + list(headers.items()))
+        if isinstance(wire, ConnectFailure):
+            return wire.http_status or 0
+        await wire.close()
+        return 101
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
