@@ -300,6 +300,6 @@ def status(kind: str, name: str) -> ProviderStatus:
         kind=kind,
         name=name,
         ready=obstacle is None,
-        message=f"{message} {entry.notice}".strip(),
+        message=f"{message} Note: {entry.notice}" if entry.notice else message,
         extra=entry.extra,
     )
