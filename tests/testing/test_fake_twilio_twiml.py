@@ -311,3 +311,11 @@ def test_a_borrowed_caller_id_is_refused(fake: FakeTwilio, app: EchoApp) -> None
     call = run(fake, app, DIAL.replace("<Dial ", '<Dial callerId="+12125550100" '))
     assert fake.warnings(call) == [13214]
     assert app.forms("/dialled")[0]["DialCallStatus"] == "failed"
+
+
+def test_documents_that_redirect_to_each_other(fake: FakeTwilio, app: EchoApp) -> None:
+    """They go on until somebody hangs up, and time goes on with them."""
+    app.twiml["/twilio/voice"] = "<Response><Redirect/></Response>"
+    call = fake.place_call(from_=THEM, phone=Phone(hang_up_after_s=3))
+    assert call.wait_ended() == "completed"
+    assert len(app.forms("/twilio/voice")) == 101

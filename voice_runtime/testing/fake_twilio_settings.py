@@ -22,7 +22,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """From initiated to ringing."""
     busy_ms: float = 500
     webhook_ms: float = 30
-    """From the answer to the request for TwiML."""
+    """From the answer, or from a verb that asks for another document, to the request for TwiML."""
     webhook_timeout_ms: float = 15_000
     """https://www.twilio.com/docs/api/errors/11200"""
     callback_ms: float = 5
