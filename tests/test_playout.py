@@ -244,7 +244,7 @@ def test_hang_up_settles_everything_as_hung_up() -> None:
 def test_reckoning_never_passes_a_mark_that_has_not_come_back() -> None:
     """When playback stalls at the far end, the heard position waits for the proof."""
     timeline = Timeline(mark_every_ms=500)
-    timeline.append(noise(2 * SECOND))
+    timeline.append(noise(2 * SECOND), timeline.begin())
     timeline.take(0)
     assert timeline.heard_ms(400) == 400
     assert timeline.heard_ms(5000) == 500

@@ -60,16 +60,12 @@ class InboundQueue(asyncio.Queue["bytes | None"]):
 
 
 class Hearing:
-    """One per call.
-
-    Attributes:
-        inbound: what speech providers are started with.
-        audio_ms: how much audio of the caller has arrived.
-    """
+    """One per call."""
 
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None]) -> None:
-        self.inbound = InboundQueue()
-        self.audio_ms = 0.0
+        self._inbound: InboundQueue | None = None
+        self._recent: deque[bytes] = deque(maxlen=_INBOUND_FRAMES)  # until somebody asks for the queue
+        self._audio_bytes = 0
         self.stt: SttProvider | None = None
         self.stt_factory: Callable[[], SttProvider] | None = None
         self.stt_secondary_factory: Callable[[], SttProvider] | None = None
@@ -90,11 +86,29 @@ class Hearing:
 
     # -- the caller's audio (loop thread) -------------------------------------------------------------------------
 
-    def frame(self, audio: bytes) -> None:
+    @property
+    def audio_ms(self) -> float:
+        """How much audio of the caller has arrived."""
+        return self._audio_bytes / _BYTES_PER_MS
+
+    @property
+    def inbound(self) -> InboundQueue:
+        """What speech providers are started with: the caller's frames, the last 30 s before the first access too."""
+        inbound = self._inbound
+        if inbound is None:
+            inbound = self._inbound = InboundQueue()
+            while self._recent:
+                inbound.push(self._recent.popleft())
+        return inbound
+
+    def frame(self, audio: bytes, now_ms: float) -> None:
         """A chunk of the caller's μ-law audio arrived."""
-        self.audio_ms += len(audio) / _BYTES_PER_MS
-        self._arrived_ms = self._bridge.clock.monotonic() * 1000
-        self.inbound.push(audio)
+        self._audio_bytes += len(audio)
+        self._arrived_ms = now_ms
+        if self._inbound is None:
+            self._recent.append(audio)
+        else:
+            self._inbound.push(audio)
         for listener in self._listeners:
             if listener.qsize() < _INBOUND_FRAMES:
                 listener.put(audio)
@@ -114,6 +128,7 @@ class Hearing:
         self._bridge.call_soon(self._drain_inbound)
 
     def _drain_inbound(self) -> None:
+        self._recent.clear()
         while not self.inbound.empty():
             self.inbound.get_nowait()
 

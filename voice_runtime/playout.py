@@ -33,6 +33,8 @@ _MESSAGE_BYTES = 800
 """100 ms: as cheap per byte as it gets, while a clear still finds little on its way."""
 _TOLERANCE_BYTES = 160
 """One frame: how exact the reckoning of the play position is between two marks."""
+_RAW_MARKS = 4
+"""Audio that belongs to no utterance gets progress marks that many times as far apart: nobody waits for them."""
 _ASSUME_HEARD_AFTER_MS = 30_000
 """A peer that never echoes marks must not make us keep its audio for ever."""
 _ROUNDING_MS = 0.01
@@ -155,7 +157,7 @@ class Timeline:
         on_heard: Callable[[float, bytes], None] | None = None,
     ) -> None:
         self.lead_ms = lead_ms
-        self.limit_ms = limit_ms
+        self._limit_bytes = limit_ms * BYTES_PER_MS
         self.on_settled = on_settled
         self.on_heard = on_heard
         self.closed = False
@@ -178,6 +180,11 @@ class Timeline:
     # -- what the call code puts on it ----------------------------------------------------------------------------
 
     @property
+    def waiting(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._queue)
+
+    @property
     def queued_ms(self) -> float:
         """Audio that waits to be sent."""
         return self._queued_bytes / BYTES_PER_MS
@@ -192,8 +199,8 @@ class Timeline:
         if self.closed or (utterance is not None and utterance._generation is not self._now):
             return False
         size = len(audio)
-        if self._queued_bytes + size > self.limit_ms * BYTES_PER_MS:
-            raise PlayoutFullError(self.queued_ms, self.limit_ms)
+        if self._queued_bytes + size > self._limit_bytes:
+            raise PlayoutFullError(self.queued_ms, self._limit_bytes / BYTES_PER_MS)
         if size <= _MESSAGE_BYTES:
             if size:
                 self._queue.append(audio)
@@ -288,15 +295,17 @@ class Timeline:
             if not isinstance(item, bytes):
                 out.append(self._take_control(now_ms))
                 continue
-            if self._room_in_ms(len(item), now_ms) > 0:
+            if self._room_in_ms(len(item), now_ms):
                 break
             queue.popleft()
-            if len(item) < _MESSAGE_BYTES and queue and isinstance(queue[0], bytes):
+            if queue and len(item) < _MESSAGE_BYTES and isinstance(queue[0], bytes):
                 item = self._merged(item)
             self._sent(item, now_ms)
             out.append(item)
             self._since_mark += len(item)
             if self._since_mark >= self._mark_every and not (queue and isinstance(queue[0], Mark)):
+                if not generation.utterances and self._since_mark < _RAW_MARKS * self._mark_every:
+                    continue
                 self._since_mark = 0
                 progress = Mark("at", self._name("at"), generation, None)
                 self._send_mark(progress, now_ms)
@@ -325,8 +334,11 @@ class Timeline:
         size = len(audio)
         self._queued_bytes -= size
         length_ms = size / BYTES_PER_MS
-        generation.buffer_end_ms = max(generation.buffer_end_ms, now_ms) + length_ms
-        starts = max(generation.play_end_ms, now_ms + (self._round_trip_ms or 0.0))
+        buffer_end_ms = generation.buffer_end_ms
+        generation.buffer_end_ms = (buffer_end_ms if buffer_end_ms > now_ms else now_ms) + length_ms
+        starts = now_ms + (self._round_trip_ms or 0.0)
+        if generation.play_end_ms > starts:
+            starts = generation.play_end_ms
         generation.chunks.append((generation.sent, starts, audio))
         generation.sent += size
         generation.play_end_ms = starts + length_ms
@@ -370,8 +382,10 @@ class Timeline:
 
     def _room_in_ms(self, size: int, now_ms: float) -> float:
         """How long until so much more audio fits into the lead (more than the lead fits when nothing else waits)."""
-        length_ms = size / BYTES_PER_MS
-        wait_ms = self._now.buffer_end_ms + length_ms - now_ms - max(self.lead_ms, length_ms)
+        buffered_ms = self._now.buffer_end_ms - now_ms
+        if buffered_ms <= 0:
+            return 0.0
+        wait_ms = min(buffered_ms, buffered_ms + size / BYTES_PER_MS - self.lead_ms)
         return wait_ms if wait_ms > _ROUNDING_MS else 0.0
 
     # -- what comes back ------------------------------------------------------------------------------------------

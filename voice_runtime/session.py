@@ -397,7 +397,7 @@ class VoiceSession:
         if data is None:
             live.bridge.call_soon(lambda: live.hearing.inbound.push(None))
         else:
-            live.bridge.call_soon(lambda: live.hearing.frame(data))
+            live.bridge.call_soon(lambda: live.hearing.frame(data, live.speaker.now_ms()))
 
     def put_outbound_sync(self, data: bytes) -> None:
         """Queue audio for the caller (μ-law 8 kHz, any length). Any thread, does not block.

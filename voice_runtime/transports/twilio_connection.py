@@ -1,7 +1,7 @@
 """One Media Stream, without its socket: texts come in, texts go out through a send function.
 
 The driver (an ASGI handler, an in-memory wire, a faster socket later) calls :meth:`StreamConnection.receive` with
-each text, awaits :meth:`StreamConnection.flush_received` when it says so, runs :meth:`StreamConnection.write` as a
+each text, awaits :meth:`StreamConnection.flush` when it says so, runs :meth:`StreamConnection.write` as a
 task and tells :meth:`StreamConnection.socket_closed` when the socket is gone. Everything here runs on the event
 loop's thread; ``wake`` and ``hang_up`` of the leg may be called from any.
 """
@@ -74,7 +74,7 @@ class StreamConnection:
         self.live: LiveCall | None = None
         self.leg: Leg | None = None
         self.dirty = False
-        """The driver shall await :meth:`flush_received` after :meth:`receive`."""
+        """The driver shall await :meth:`flush` after :meth:`receive`."""
         self._clock = clock
         self._open_call = open_call
         self._send = send
@@ -98,17 +98,19 @@ class StreamConnection:
     # -- in -------------------------------------------------------------------------------------------------------
 
     def receive(self, text: str | bytes) -> None:
-        """One text message of the peer. When ``dirty`` is set afterwards, await :meth:`flush_received`."""
+        """One text message of the peer. When ``dirty`` is set afterwards, await :meth:`flush`."""
         event = self.stream.receive(text)
         now = self._clock.monotonic()
         self._heard_at = now
         if type(event) is Media:
             leg, live = self.leg, self.live
             if leg is not None and live is not None:
-                leg.stream_clock.media(event.media.timestamp, now * 1000)
+                now_ms = now * 1000
+                media = event.media
+                leg.stream_clock.media(media.timestamp, now_ms)
                 self._receiving = True
                 try:
-                    live.hearing.frame(event.media.payload)
+                    live.hearing.frame(media.payload, now_ms)
                 finally:
                     self._receiving = False
         elif event is not None:
@@ -203,36 +205,32 @@ class StreamConnection:
         with live.bridge.lock:
             return timeline.due_in_ms(self._clock.monotonic() * 1000)
 
-    async def flush_received(self) -> None:
-        """What the message just received has put on the timeline leaves at once; the rest is the writer's."""
-        await self.flush()
-        if self._timeline is not None and self._timeline.queued_ms:
-            self._release_writer()
-
     async def flush(self) -> None:
-        """Send everything that is due. One at a time: a second caller leaves it to the first."""
+        """Send everything that is due. One at a time: a second caller leaves it to the first. Audio that is not due
+        yet is left to the writer."""
         self.dirty = False
         timeline, live = self._timeline, self.live
         if self._flushing or timeline is None or live is None:
             return
         self._flushing = True
-        stream, send, lock, monotonic = self.stream, self._send, live.bridge.lock, self._clock.monotonic
+        send, lock = self._send, live.bridge.lock
         try:
-            while not self._over:
-                now = monotonic()
+            while timeline.waiting and not self._over:
+                self._send_since = now = self._clock.monotonic()
                 with lock:
                     items = timeline.take(now * 1000)
                 if not items:
+                    if asyncio.current_task() is not self._writer:
+                        self._release_writer()
                     return
-                self._send_since = now
                 for item in items:
                     if isinstance(item, bytes):
-                        await send(stream.media(item))
+                        await send(self.stream.media(item))
                     elif isinstance(item, Mark):
-                        await send(stream.mark(item.name))
+                        await send(self.stream.mark(item.name))
                     else:
                         assert isinstance(item, Clear)
-                        await send(stream.clear())
+                        await send(self.stream.clear())
         except OSError:
             self._finish("stream_lost")  # the peer went away while we wrote; uvicorn and others raise an OSError
         finally:

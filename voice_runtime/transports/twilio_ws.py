@@ -113,11 +113,12 @@ class StreamEndpoint:
         return validator.valid_handshake(url, scope["headers"])
 
     async def _serve(self, receive: Receive, send: Send, meaning: Any) -> None:
-        async def send_text(text: str) -> None:
-            await send({"type": "websocket.send", "text": text})
+        # Plain functions that return the server's own awaitable: one coroutine less for each message.
+        def send_text(text: str) -> Awaitable[None]:
+            return send({"type": "websocket.send", "text": text})
 
-        async def close(code: int) -> None:
-            await send({"type": "websocket.close", "code": code})
+        def close(code: int) -> Awaitable[None]:
+            return send({"type": "websocket.close", "code": code})
 
         connection = StreamConnection(
             clock=self._clock,
@@ -156,7 +157,7 @@ class StreamEndpoint:
                 if size <= MAX_MESSAGE_BYTES:
                     connection.receive(text)
                     if connection.dirty:
-                        await connection.flush_received()
+                        await connection.flush()
             if size > MAX_MESSAGE_BYTES:
                 log.warning("Stream closed: a message of %d characters is not Twilio's", size)
                 await close(TOO_BIG)
