@@ -319,3 +319,10 @@ def test_documents_that_redirect_to_each_other(fake: FakeTwilio, app: EchoApp) -
     call = fake.place_call(from_=THEM, phone=Phone(hang_up_after_s=3))
     assert call.wait_ended() == "completed"
     assert len(app.forms("/twilio/voice")) == 101
+
+
+def test_attributes_that_are_no_numbers(fake: FakeTwilio, app: EchoApp) -> None:
+    """A warning, and the default."""
+    call = run(fake, app, '<Response><Say>x</Say><Pause length="long"/><Pause length="-3"/></Response>')
+    assert fake.warnings(call) == [12200, 12200]
+    assert seconds(call) == pytest.approx(0.06 + 1 + 1)

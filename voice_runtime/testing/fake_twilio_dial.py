@@ -46,7 +46,7 @@ class Legs(Protocol):
 
 def _read(call: CallRecord, verb: Verb, base_url: str) -> list[DialledNumber]:
     caller_id = verb.attributes.get("callerId", call.from_)
-    timeout_s = float(verb.attributes.get("timeout", 30))
+    timeout_s = _seconds(verb, "timeout") or 30.0
     numbers = [DialledNumber(to=verb.text, caller_id=caller_id, timeout_s=timeout_s)] if verb.text else []
     for child in verb.children:
         if child.name != "Number":
@@ -67,6 +67,13 @@ def _read(call: CallRecord, verb: Verb, base_url: str) -> list[DialledNumber]:
             )
         )
     return numbers
+
+
+def _seconds(verb: Verb, name: str) -> float | None:
+    try:
+        return max(1.0, float(verb.attributes.get(name, "")))
+    except ValueError:
+        return None  # Twilio takes its default
 
 
 async def dial(exchange: Exchange, legs: Legs, call: CallRecord, verb: Verb, base_url: str) -> Form:
@@ -91,9 +98,8 @@ async def dial(exchange: Exchange, legs: Legs, call: CallRecord, verb: Verb, bas
                 ("DialCallSid", ringing[-1].sid),
                 ("DialBridged", "false"),
             ]
-        limit = verb.attributes.get("timeLimit")
         try:
-            async with asyncio.timeout(float(limit) if limit else None):
+            async with asyncio.timeout(_seconds(verb, "timeLimit")):
                 await joined.ended.wait()
         except TimeoutError:
             legs.end(joined)

@@ -127,6 +127,18 @@ class Interpreter:
         kind = "error" if problem.fatal else "warning"
         self._exchange.note(kind, sid=call.sid, code=problem.code, text=problem.message)
 
+    def _number(self, call: CallRecord, verb: Verb, name: str, default: float) -> float:
+        """A number among the attributes; the default, and a warning, when it is none."""
+        try:
+            value = float(verb.attributes.get(name, default))
+            if not 0 <= value < 1e6:
+                raise ValueError("out of range")
+        except ValueError:
+            text = f"expected a number as {name} of <{verb.name}>; {verb.attributes[name]!r} came"
+            self._report(call, Problem(12200, text))
+            return default
+        return value
+
     # -- verbs --------------------------------------------------------------------------------------------------
 
     async def _verb(self, call: CallRecord, document: _Document, verb: Verb) -> Source | type[_HangUp] | None:
@@ -136,7 +148,7 @@ class Interpreter:
             case "Play":
                 await self._play(call, document, verb)
             case "Pause":
-                await asyncio.sleep(float(verb.attributes.get("length", 1)))
+                await asyncio.sleep(self._number(call, verb, "length", 1))
             case "Connect":
                 return await self._connect(call, document, verb)
             case "Start":
@@ -168,7 +180,7 @@ class Interpreter:
             self._legs.end(call, "no-answer", 603)
 
     async def _say(self, call: CallRecord, verb: Verb) -> None:
-        times = int(verb.attributes.get("loop", 1))
+        times = int(self._number(call, verb, "loop", 1))
         while True:
             call.said.append(verb.text)
             await asyncio.sleep(max(1, len(verb.text)) * self._exchange.timings.say_ms_per_character / 1000)
@@ -187,7 +199,7 @@ class Interpreter:
         if isinstance(answer, WebhookFailure):
             self._exchange.note("error", sid=call.sid, code=answer.code, text=answer.message)
             return
-        times = int(verb.attributes.get("loop", 1))
+        times = int(self._number(call, verb, "loop", 1))
         while True:
             call.played.append(url)
             await asyncio.sleep(self._length_s(answer))
@@ -219,7 +231,8 @@ class Interpreter:
         return Source(url=action, method=method, extra=outcome) if action else None
 
     async def _gather(self, call: CallRecord, document: _Document, verb: Verb) -> Source | None:
-        count = int(verb.attributes.get("numDigits", 0))
+        count = int(self._number(call, verb, "numDigits", 0))
+        timeout_s = self._number(call, verb, "timeout", 5)
         finish = verb.attributes.get("finishOnKey", "#")
         digits = ""
         prompt = asyncio.get_running_loop().create_task(self._prompt(call, document, verb))
@@ -227,7 +240,7 @@ class Interpreter:
             first = asyncio.get_running_loop().create_task(call.keys_pressed.get())
             await asyncio.wait({prompt, first}, return_when=asyncio.FIRST_COMPLETED)  # a key ends the prompt
             try:
-                async with asyncio.timeout(float(verb.attributes.get("timeout", 5))):
+                async with asyncio.timeout(timeout_s):
                     key = await first
             except TimeoutError:
                 key = ""
@@ -236,7 +249,7 @@ class Interpreter:
                 if count and len(digits) >= count:
                     break
                 try:
-                    async with asyncio.timeout(float(verb.attributes.get("timeout", 5))):
+                    async with asyncio.timeout(timeout_s):
                         key = await call.keys_pressed.get()
                 except TimeoutError:
                     break

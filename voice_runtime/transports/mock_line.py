@@ -151,7 +151,6 @@ class MediaLine:
         self._playback_ms = 0.0
         self._sequence = 0
         self._chunk = 0
-        self._last_frame: tuple[float, str] | None = None
         self.started = asyncio.Event()
         self.flowing = asyncio.Event()
         self.ended: LineEnd | None = None
@@ -299,10 +298,10 @@ class MediaLine:
                 if self.frames_sent == 1:
                     self.flowing.set()
             index += 1
-            late = loop.time() - held_until
-            if late > faults.congestion_ms / 1000:
-                self._warn(31930, f"the app has not read for {late:.1f} s; caller audio was discarded")
-                index += int(late / step)
+            blocked = loop.time() - now
+            if blocked > faults.congestion_ms / 1000:
+                self._warn(31930, f"the app has not read for {blocked:.1f} s; caller audio was discarded")
+                index += int(blocked / step)
 
     def _held_until(self, frame_at: float) -> float:
         for begin_ms, length_ms in self.faults.stalls:
