@@ -84,6 +84,8 @@ def test_a_completed_call_has_its_times(fake: FakeTwilio, app: EchoApp, client: 
         ({"url": None}, (400, 21205)),
         ({"url": None, "twiml": "<Response>" + "x" * 4000}, (400, 32018)),
         ({"timeout": 601}, (400, 21208)),
+        ({"timeout": "soon"}, (400, 21208)),
+        ({"time_limit": "long"}, (400, 20001)),
         ({"send_digits": "12x"}, (400, 21206)),
         ({"method": "PUT"}, (400, 21209)),
     ],
@@ -126,6 +128,7 @@ def test_updates_of_a_call_that_is_over_are_refused(fake: FakeTwilio, app: EchoA
     """21220 for whatever would change it; it can be deleted now, and before it could not."""
     sid = create(client).sid
     assert code_of(lambda: client.calls(sid).delete()) == (409, 20009)
+    assert code_of(lambda: client.calls(sid).update(time_limit="long")) == (400, 20001)
     fake.call(sid).wait_streaming()
     client.calls(sid).update(status="completed")
     fake.call(sid).wait_ended()

@@ -280,13 +280,14 @@ class RestApi:
 
     def _read_call_options(self, call: CallRecord, request: RestRequest) -> None:
         form = dict(request.form)
-        try:
-            call.timeout_s = int(form.get("Timeout", 60))
-            call.time_limit_s = float(form.get("TimeLimit", self._exchange.timings.time_limit_s))
-        except ValueError:
-            raise RestRefusedError(21208, form.get("Timeout", "")) from None
-        if not 1 <= call.timeout_s <= 600:
-            raise RestRefusedError(21208, form["Timeout"])
+        timeout = form.get("Timeout", "60")
+        if not re.fullmatch(r"\d{1,3}", timeout) or not 1 <= int(timeout) <= 600:
+            raise RestRefusedError(21208, timeout)
+        call.timeout_s = int(timeout)
+        limit = form.get("TimeLimit", f"{self._exchange.timings.time_limit_s:.0f}")
+        if not re.fullmatch(r"[1-9]\d{0,6}", limit):
+            raise RestRefusedError(20001, f"TimeLimit is a number of seconds, not {limit!r}")
+        call.time_limit_s = float(limit)
         call.send_digits = form.get("SendDigits", "")
         if not re.fullmatch(r"[0-9A-D#*wW]{0,32}", call.send_digits):
             raise RestRefusedError(21206, call.send_digits)
@@ -340,6 +341,8 @@ class RestApi:
         if source is not None and call.status != "in-progress":
             raise RestRefusedError(21220)
         if "TimeLimit" in form:
+            if not re.fullmatch(r"[1-9]\d{0,6}", form["TimeLimit"]):
+                raise RestRefusedError(20001, f"TimeLimit is a number of seconds, not {form['TimeLimit']!r}")
             self._calls.limit(call, float(form["TimeLimit"]))
         waiting = call.status != "in-progress"
         if status == "completed":
