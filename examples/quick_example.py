@@ -47,7 +47,7 @@ session.send_mark_and_wait("after-greeting")  # block until playback done
 
 # 4. Listen: persistent STT with on_committed callback
 transcript_event = threading.Event()
-heard = []
+heard: list[str] = []
 
 
 def on_committed(text: str) -> None:

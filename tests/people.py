@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def espeak(text: str) -> bytes:
     return asyncio.run(make())
 
 
-def answering(*sentences: str, after_ms: float = 400) -> object:
+def answering(*sentences: str, after_ms: float = 400) -> Callable[[FakeCall], None]:
     """A person who lets the other end speak, then says the next sentence."""
 
     def person(call: FakeCall) -> None:

@@ -49,7 +49,8 @@ def test_close_runs_what_was_given_and_drops_what_comes() -> None:
         clock.sleep(6)
         assert seen == [1]
         assert dispatcher.thread is not None
-        assert not dispatcher.thread.is_alive() or dispatcher.thread.join(1) is None
+        dispatcher.thread.join(1)
+        assert not dispatcher.thread.is_alive()
 
 
 def test_a_failing_callback_is_logged_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:

@@ -98,7 +98,7 @@ class TestInbound:
     def test_a_call_from_webhook_to_hang_up(self) -> None:
         """The greeting is heard whole, run() knows who called, and Twilio's own record says completed."""
         with town() as t:
-            results: list[Any] = []
+            results: list[str] = []
 
             class Flow(Greeter):
                 def run(self) -> str:
@@ -350,7 +350,7 @@ class TestClosedByDefault:
     def test_rotated_and_shared_keys_are_accepted_when_configured(self) -> None:
         """Two auth tokens while one is rotated; a SharedKey by its id."""
         for signature in ("secondary", "shared_key"):
-            with town(faults=Faults(signature=signature)) as t:  # type: ignore[arg-type]
+            with town(faults=Faults(signature=signature)) as t:
                 key, secret = t.fake.shared_key
                 t.serve(
                     Greeter,

@@ -96,10 +96,14 @@ class Clock(Protocol):
 class SystemClock:
     """Real time."""
 
-    # The functions themselves: they are called several times for each frame.
+    # The function itself: it is called several times for each frame.
     monotonic = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
-    time = staticmethod(time.time)  # last: it hides the module from here on
+
+    def time(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def event(self) -> ClockEvent:
         return threading.Event()

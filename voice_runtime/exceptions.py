@@ -85,7 +85,7 @@ class ProviderUnavailableError(VoiceRuntimeError, RuntimeError):
         self.kind = kind
         self.name = name
         self.extra = extra
-        message = f"The {kind} provider {name!r} is not available"
+        message = f"The {kind.upper()} provider {name!r} is not available"
         if reason:
             message += f" ({reason})"
         message += "."

@@ -14,7 +14,6 @@ A transport of one's own is registered as any other provider, with the kind ``"t
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -48,13 +47,6 @@ class SmsTransport(Protocol):
         """Send one text; the result has the keys ``message_sid``, ``status`` and ``to``."""
 
 
-# Our own, so that neither this module nor the registry needs to import what stands above it.
-_OWN = {
-    ("transport", "twilio"): "voice_runtime.transports.twilio_call:TwilioTransport",
-    ("sms", "twilio"): "voice_runtime.transports.twilio_sms:TwilioSms",
-}
-
-
 def create_transport(provider: str = "twilio", **options: Any) -> Transport:
     """The transport of that name; nothing is connected yet.
 
@@ -65,7 +57,7 @@ def create_transport(provider: str = "twilio", **options: Any) -> Transport:
         ProviderNotFoundError: "Unknown transport: ...".
         ProviderUnavailableError: what it needs is not installed.
     """
-    return cast(Transport, _load("transport", provider)(**options))
+    return cast(Transport, registry.load_class("transport", provider)(**options))
 
 
 def get_sms_transport(provider: str = "twilio", **options: Any) -> SmsTransport:
@@ -78,12 +70,5 @@ def get_sms_transport(provider: str = "twilio", **options: Any) -> SmsTransport:
         ProviderNotFoundError: "Unknown SMS transport: ...".
         ProviderUnavailableError: what it needs is not installed.
     """
-    return cast(SmsTransport, _load("sms", provider)(**options))
+    return cast(SmsTransport, registry.load_class("sms", provider)(**options))
 
-
-def _load(kind: str, name: str) -> Any:
-    target = _OWN.get((kind, name))
-    if target is None:
-        return registry.load_class(kind, name)
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
