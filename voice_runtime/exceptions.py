@@ -11,6 +11,7 @@
     ├── ProviderError                 a speech provider failed
     ├── WrongThreadError              a blocking verb on the event loop's thread (also RuntimeError)
     ├── PlayoutFullError              more audio queued than the line can hold
+    ├── AudioFormatError              not audio that can be read or played      (also ValueError)
     ├── InvalidNumberError            not a number that can be called           (also ValueError)
     ├── RestError                     Twilio's REST API refused or failed
     ├── PeerProtocolError             the other end of the stream broke its protocol
@@ -27,6 +28,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AudioFormatError",
     "CallError",
     "CallHangupError",
     "CallNotAnsweredError",
@@ -136,6 +138,10 @@ class PlayoutFullError(VoiceRuntimeError):
             f"{queued_ms / 1000:.0f} s of audio are waiting to be played and the limit is "
             f"{limit_ms / 1000:.0f} s. Wait for some of it to be heard before queueing more."
         )
+
+
+class AudioFormatError(VoiceRuntimeError, ValueError):
+    """Not audio that can be read here; the message says what came and what would have been right."""
 
 
 class InvalidNumberError(VoiceRuntimeError, ValueError):

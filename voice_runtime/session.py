@@ -199,7 +199,8 @@ class VoiceSession:
 
         Raises:
             CallHangupError: the call ended; ``partial`` is the :class:`~voice_runtime.results.PlayResult`.
-            ValueError: not a WAV file that can be played; the message says what it is. FileNotFoundError.
+            AudioFormatError: not a WAV file that can be played; the message says what it is.
+            OSError: it cannot be read.
         """
         refuse_on_event_loop("play()")
         if isinstance(audio, (bytes, bytearray, memoryview)):

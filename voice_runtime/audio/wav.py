@@ -15,7 +15,7 @@ import warnings
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
-from ..exceptions import VoiceRuntimeError
+from ..exceptions import AudioFormatError
 from .frames import SAMPLE_RATE
 from .g711 import alaw_to_pcm16, pcm16_to_ulaw, ulaw_to_pcm16
 
@@ -33,10 +33,6 @@ _PCM, _FLOAT, _ALAW, _ULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _SIZE_LIMIT = 0xFFFFFFFF
 # Programs that write to a pipe cannot know the size: ffmpeg puts 0xFFFFFFFF, SoX 0x7FFFFFFF less the header.
 _SIZE_UNKNOWN = 0x7FFFF000
-
-
-class AudioFormatError(VoiceRuntimeError, ValueError):
-    """Not audio that can be read here; the message says what came and what would have been right."""
 
 
 class _Format(NamedTuple):
