@@ -64,7 +64,6 @@ class Hearing:
 
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None]) -> None:
         self._inbound: InboundQueue | None = None
-        self._recent: deque[bytes] = deque(maxlen=_INBOUND_FRAMES)  # until somebody asks for the queue
         self._audio_bytes = 0
         self.stt: SttProvider | None = None
         self.stt_factory: Callable[[], SttProvider] | None = None
@@ -93,21 +92,16 @@ class Hearing:
 
     @property
     def inbound(self) -> InboundQueue:
-        """What speech providers are started with: the caller's frames, the last 30 s before the first access too."""
-        inbound = self._inbound
-        if inbound is None:
-            inbound = self._inbound = InboundQueue()
-            while self._recent:
-                inbound.push(self._recent.popleft())
-        return inbound
+        """What speech providers are started with: the caller's frames since it was first asked for."""
+        if self._inbound is None:
+            self._inbound = InboundQueue()
+        return self._inbound
 
     def frame(self, audio: bytes, now_ms: float) -> None:
         """A chunk of the caller's μ-law audio arrived."""
         self._audio_bytes += len(audio)
         self._arrived_ms = now_ms
-        if self._inbound is None:
-            self._recent.append(audio)
-        else:
+        if self._inbound is not None:
             self._inbound.push(audio)
         for listener in self._listeners:
             if listener.qsize() < _INBOUND_FRAMES:
@@ -128,9 +122,8 @@ class Hearing:
         self._bridge.call_soon(self._drain_inbound)
 
     def _drain_inbound(self) -> None:
-        self._recent.clear()
-        while not self.inbound.empty():
-            self.inbound.get_nowait()
+        while self._inbound is not None and not self._inbound.empty():
+            self._inbound.get_nowait()
 
     def frames(self, timeout: float | None = None) -> Iterator[bytes]:
         """The caller's frames from now on, for the calling thread; ends with the call."""
@@ -227,7 +220,8 @@ class Hearing:
     async def stop_recognition(self) -> None:
         """Stop it, and wait until it has let go, a few seconds at most."""
         task, stt = self._stt_task, self.stt
-        self.inbound.push(None)
+        if self._inbound is not None:
+            self._inbound.push(None)
         if stt is not None:
             try:
                 async with asyncio.timeout(_STOP_S):

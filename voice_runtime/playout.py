@@ -164,7 +164,8 @@ class Timeline:
         self.stale_echoes = 0
         """Marks that came back and were unknown, or settled before: flushed ones after a clear are normal."""
         self.unheard = b""
-        """What the last clear took from the caller's ear (the newest 60 s of it at most)."""
+        """What of an utterance the last clear took from the caller's ear (the newest 60 s of it at most). Audio that
+        belongs to no utterance is not kept once it was sent."""
         self._mark_every = int(mark_every_ms * BYTES_PER_MS)
         self._since_mark = 0
         self._queue: deque[bytes | Mark | Clear] = deque()
@@ -339,7 +340,8 @@ class Timeline:
         starts = now_ms + (self._round_trip_ms or 0.0)
         if generation.play_end_ms > starts:
             starts = generation.play_end_ms
-        generation.chunks.append((generation.sent, starts, audio))
+        if generation.utterances or self.on_heard is not None:
+            generation.chunks.append((generation.sent, starts, audio))
         generation.sent += size
         generation.play_end_ms = starts + length_ms
 
