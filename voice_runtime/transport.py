@@ -71,4 +71,3 @@ def get_sms_transport(provider: str = "twilio", **options: Any) -> SmsTransport:
         ProviderUnavailableError: what it needs is not installed.
     """
     return cast(SmsTransport, registry.load_class("sms", provider)(**options))
-

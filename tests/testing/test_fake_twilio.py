@@ -244,7 +244,7 @@ def test_the_package_names_its_doors() -> None:
     for name in testing.__all__:
         assert getattr(testing, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Twilio'"):
-        _ = testing.Twilio  # type: ignore[attr-defined]
+        _ = testing.Twilio
 
 
 def test_an_app_that_cannot_start_is_told_and_leaves_nothing() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 from fastapi import Response
+from fastapi.routing import APIRoute
 
 from voice_runtime.testing.fake_twilio import FakeTwilio
 from voice_runtime.testing.fake_twilio_twiml import Verb, parse_twiml, read_stream
@@ -165,10 +167,8 @@ def test_play_takes_as_long_as_the_recording(fake: FakeTwilio, app: EchoApp) -> 
     assert fake.warnings(call) == [11200]
 
 
-def _route(path: str, endpoint: object) -> object:
-    from fastapi.routing import APIRoute
-
-    return APIRoute(path, endpoint, methods=["GET"])  # type: ignore[arg-type]
+def _route(path: str, endpoint: Callable[..., Any]) -> APIRoute:
+    return APIRoute(path, endpoint, methods=["GET"])
 
 
 def test_gathering_keys(fake: FakeTwilio, app: EchoApp) -> None:

@@ -53,7 +53,7 @@ class Server:
             self.times.append(asyncio.get_running_loop().time())
             if message["event"] == "start" and self.script is not None:
                 self.stream_sid = message["streamSid"]
-                script = asyncio.ensure_future(self.script(self))  # type: ignore[arg-type]
+                script = asyncio.ensure_future(self.script(self))
         self.disconnected = event["code"]
         if script is not None:
             await script
@@ -288,7 +288,11 @@ def test_an_invalid_message_is_warned_of_once_and_ignored(name: str) -> None:
 
     async def script(server: Server) -> None:
         for _ in range(3):
-            await (server.send_text(message) if isinstance(message, str) else server.send_bytes(message))
+            if isinstance(message, str):
+                await server.send_text(message)
+            else:
+                assert isinstance(message, bytes)
+                await server.send_bytes(message)
         await server.media(b"\x01" * 160)
         await server.mark("after")
 
