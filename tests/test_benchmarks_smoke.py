@@ -44,7 +44,6 @@ def test_echo_measures_three_servers_in_one_run(tmp_path: Path) -> None:
         assert only["lost"] == only["reordered"] == only["damaged"] == 0, kind
         assert only["frames"] > 0.5 * only["frames_expected"], kind
         assert only["cpu_ms_per_call_second"] > 0, kind
-    assert at_four["loop"][0]["marks_echoed"] > 0
     assert "PASS" in printed
     assert code == 0
 
