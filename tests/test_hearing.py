@@ -132,6 +132,21 @@ class TestListen:
             assert result.end_ms - result.start_ms == pytest.approx(400, abs=1)
             line.hang_up()
 
+    def test_the_providers_own_listen(self) -> None:
+        """speak, mark, clear_inbound, stt.listen(session, timeout): the order that 0.1.0 prints."""
+        session, _ = make()
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            session.send_mark_and_wait("after-question", timeout=10.0)
+            session.clear_inbound()
+            stt = session.stt
+            assert isinstance(stt, RecognizerStt)
+            call = line_of.thread(lambda: stt.listen(session, timeout=30))
+            line_of.clock.sleep(0.5)
+            line.says(spoken(0x21))
+            assert call.join() == "yes"
+            line.hang_up()
+
     def test_choice_is_the_expected_answer(self) -> None:
         """What was expected is told to the recogniser, and which of it was heard to the flow."""
         session, ear = make(ScriptedRecognizer(dictation=False))

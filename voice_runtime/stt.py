@@ -150,6 +150,12 @@ class SttProvider(Protocol):
     async def stop(self) -> None: ...
 
 
+class ListeningSession(Protocol):
+    """The part of a session that listens; its result's ``str()`` is what was said."""
+
+    def listen(self, *, timeout: float | None = None) -> object: ...
+
+
 class _State(enum.Enum):
     IDLE = enum.auto()
     STARTING = enum.auto()
@@ -316,6 +322,13 @@ class RecognizerStt:
             UnsupportedCapabilityError: the recogniser cannot do that.
         """
         await self.recognizer.expect(phrases, digits)
+
+    def listen(self, session: ListeningSession, timeout: float = 30.0) -> str:
+        """What the caller says next, empty after ``timeout`` seconds of silence; as ``session.listen(...).text``.
+
+        Blocks; not on the event loop's thread. Raises as the session's ``listen``.
+        """
+        return str(session.listen(timeout=timeout))
 
     # -- echo ---------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from .events import RecognitionEvent
-from .stt import CLOSE_TIMEOUT_S, RecognizerCapabilities, SttProvider
+from .stt import CLOSE_TIMEOUT_S, ListeningSession, RecognizerCapabilities, SttProvider
 
 __all__ = ["SttTee"]
 
@@ -137,6 +137,10 @@ class SttTee:
         """As the primary judges it; False where it cannot."""
         judge = getattr(self.primary, "is_echo", None)
         return bool(judge(event)) if judge is not None else False
+
+    def listen(self, session: ListeningSession, timeout: float = 30.0) -> str:
+        """What the caller says next, as the primary hears it; see :meth:`RecognizerStt.listen`."""
+        return str(session.listen(timeout=timeout))
 
     # -- both ---------------------------------------------------------------------------------------------------
 
