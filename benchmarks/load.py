@@ -422,7 +422,7 @@ def main() -> None:
     of["echo"].add_argument("--server", type=int, required=True, help="process id")
     of["echo"].add_argument("--calls", type=int, default=100)
     of["echo"].add_argument("--warm", type=float, default=1.0, help="seconds before measuring")
-    of["echo"].add_argument("--seconds", type=float, default=4.0)
+    of["echo"].add_argument("--seconds", type=float, default=3.0)
     of["listen"].add_argument("--bytes", type=int, required=True)
     of["sequential"].add_argument("--calls", type=int, default=10_000)
     arguments = parser.parse_args()
