@@ -16,14 +16,14 @@ $(VENV)/.local: pyproject.toml
 	@echo "Setting up $(VENV) (a minute or two on the first run) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[local]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[local]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
 	@echo "Setting up $(VENV) (a minute or two on the first run) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[local,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[local,dev]'
 	@touch $@ $(VENV)/.local
 
 demo: $(VENV)/.local
