@@ -13,6 +13,7 @@ import msgspec
 from ..transports.mock_audio import AudioSource, Ear
 from ..transports.mock_line import LineEnd, MediaLine
 from ..transports.mock_wire import ConnectFailure, TextWire, handshake_headers, make_sid
+from .fake_twilio_congestion import WatchedWire
 from .fake_twilio_dial import Legs, dial
 from .fake_twilio_exchange import Exchange
 from .fake_twilio_records import CallRecord, Source, StreamRecord
@@ -321,8 +322,18 @@ class Interpreter:
             exchange.note("error", sid=call.sid, code=wire.code, text=wire.message, http_status=wire.http_status)
             await self._stream_event(call, sid, order, "stream-error", str(wire.code))
             return None
+        told: set[int] = set()
+
+        def warn(code: int, text: str) -> None:
+            if code not in told:  # of 31930 the line knows only once the app reads again
+                told.add(code)
+                exchange.note("warning", sid=call.sid, code=code, text=text)
+
+        def congested(seconds: float) -> None:
+            warn(31930, f"the app has not read for {seconds:.1f} s; caller audio is discarded until it does")
+
         line = MediaLine(
-            wire,
+            WatchedWire(wire, exchange.faults.line.congestion_ms / 1000, congested),
             stream_sid=sid,
             call_sid=call.sid,
             account_sid=exchange.account_sid,
@@ -333,7 +344,7 @@ class Interpreter:
             faults=exchange.faults.line,
             first_media_ms=exchange.timings.first_media_ms,
             first_timestamp_ms=exchange.timings.first_timestamp_ms,
-            on_warning=lambda code, text: exchange.note("warning", sid=call.sid, code=code, text=text),
+            on_warning=warn,
         )
         stream = StreamRecord(
             sid=sid,
