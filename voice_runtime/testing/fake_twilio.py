@@ -33,7 +33,8 @@ from .fake_twilio_calls import CallEngine
 from .fake_twilio_exchange import Exchange
 from .fake_twilio_log import EventLog
 from .fake_twilio_messages import MessageEngine
-from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber
+from .fake_twilio_recordings import RecordingEngine
+from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber, RecordingRecord
 from .fake_twilio_rest import RestServer
 from .fake_twilio_settings import Faults, Timings
 from .fake_twilio_webhooks import Form
@@ -52,6 +53,7 @@ class FakeTwilio:
         numbers: the account's numbers; :meth:`add_number`.
         phones: number -> telephone that outbound calls meet; ``default_phone`` for all others.
         messages: text messages in both directions, in order.
+        recordings: of calls, by ``Record`` or over the REST API, in order.
         log: everything that happened.
         timings, faults: how long things take, and what goes wrong.
     """
@@ -76,9 +78,10 @@ class FakeTwilio:
         )
         self._exchange.default_phone = lambda: self.default_phone
         self._exchange.on_streaming = self._start_script
-        self._calls = CallEngine(self._exchange)
+        recordings = RecordingEngine(self._exchange)
+        self._calls = CallEngine(self._exchange, recordings)
         self._messages = MessageEngine(self._exchange)
-        self._api = RestApi(self._exchange, self._calls, self._messages)
+        self._api = RestApi(self._exchange, self._calls, self._messages, recordings)
         self._faces: dict[str, FakeCall] = {}
         self._mounts: list[tuple[str, AsgiApp]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,6 +170,11 @@ class FakeTwilio:
         return list(self._exchange.messages.values())
 
     @property
+    def recordings(self) -> list[RecordingRecord]:
+        """Recordings of calls, in order; their audio is at the REST API."""
+        return list(self._exchange.recordings.values())
+
+    @property
     def calls(self) -> list[FakeCall]:
         """Every call, in order."""
         return [self._face(record) for record in list(self._exchange.calls.values())]
@@ -248,6 +256,7 @@ class FakeTwilio:
                 block_on(self._exchange.network.mount(host, app), loop, self.clock)
             self._rest = RestServer(self._api, loop, lambda: self._exchange.faults)
             self._rest.start()
+            self._exchange.api_base_url = self._rest.url
             yield self
         finally:
             try:

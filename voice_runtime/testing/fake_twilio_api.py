@@ -6,11 +6,8 @@ https://www.twilio.com/docs/voice/api, https://www.twilio.com/docs/messaging/api
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -19,7 +16,10 @@ from ..transports.mock_wire import make_sid
 from .fake_twilio_calls import CallEngine
 from .fake_twilio_exchange import API_VERSION, Exchange
 from .fake_twilio_messages import MessageEngine
+from .fake_twilio_recordings import RecordingEngine
+from .fake_twilio_recordings_api import RecordingsApi, read_order
 from .fake_twilio_records import CallRecord, MessageRecord, OwnedNumber, Source
+from .fake_twilio_requests import RestAnswer, RestRequest, Route, in_range
 from .fake_twilio_resources import (
     RestRefusedError,
     call_json,
@@ -32,7 +32,7 @@ from .fake_twilio_resources import (
 )
 from .fake_twilio_twiml import Verb, read_stream
 
-__all__ = ["MAGIC_NUMBER", "RestAnswer", "RestApi", "RestRequest"]
+__all__ = ["MAGIC_NUMBER", "RestApi"]
 
 MAGIC_NUMBER = "+15005550006"
 """Valid as a sender everywhere: https://www.twilio.com/docs/iam/test-credentials."""
@@ -51,44 +51,19 @@ _MAX_TWIML = 4000  # https://www.twilio.com/docs/api/errors/32018
 _MAX_BODY = 1600  # https://www.twilio.com/docs/api/errors/21617
 
 
-class RestRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """``query`` and ``form`` keep order and repeated names."""
-
-    method: str
-    path: str
-    query: list[tuple[str, str]] = []
-    form: list[tuple[str, str]] = []
-    username: str = ""
-    password: str = ""
-
-
-class RestAnswer(msgspec.Struct, frozen=True):
-    """``body`` is JSON to be, None for an empty one.
-
-    ``reset``: break the connection instead of answering. ``after``: answer only once this is set.
-    """
-
-    status: int
-    body: dict[str, Any] | None
-    headers: dict[str, str] = {}
-    reset: bool = False
-    after: asyncio.Event | None = None
-
-
-_Handler: TypeAlias = Callable[["RestRequest", "tuple[str, ...]"], "RestAnswer"]
-
-
 class RestApi:
     """Belongs to the fake's loop."""
 
-    def __init__(self, exchange: Exchange, calls: CallEngine, messages: MessageEngine) -> None:
+    def __init__(
+        self, exchange: Exchange, calls: CallEngine, messages: MessageEngine, recordings: RecordingEngine
+    ) -> None:
         self._exchange = exchange
         self._calls = calls
         self._messages = messages
         self.api_keys: dict[str, str] = {}
         """``SK...`` -> secret."""
         part = r"([^/]+)"
-        routes: list[tuple[str, str, _Handler]] = [
+        routes: list[Route] = [
             ("GET", r"\.json", self._fetch_account),
             ("GET", r"/IncomingPhoneNumbers\.json", self._list_numbers),
             ("GET", rf"/IncomingPhoneNumbers/{part}\.json", self._fetch_number),
@@ -105,6 +80,7 @@ class RestApi:
             ("GET", rf"/Messages/{part}\.json", self._fetch_message),
             ("POST", rf"/Messages/{part}\.json", self._update_message),
             ("DELETE", rf"/Messages/{part}\.json", self._delete_message),
+            *RecordingsApi(exchange, recordings).routes,
         ]
         self._routes = [(method, re.compile(pattern), handler) for method, pattern, handler in routes]
 
@@ -305,6 +281,9 @@ class RestApi:
         call.async_amd = form.get("AsyncAmd") == "true"
         call.async_amd_callback = form.get("AsyncAmdStatusCallback", "")
         call.async_amd_callback_method = form.get("AsyncAmdStatusCallbackMethod", "POST").upper()
+        if form.get("Record", "").lower() == "true":
+            # Only here silence is trimmed unless told otherwise.
+            call.recording = read_order(request.form, trim="trim-silence")
 
     def _call(self, request: RestRequest, sid: str) -> CallRecord:
         call = self._exchange.calls.get(sid)
@@ -321,8 +300,8 @@ class RestApi:
             and query.get("From", call.from_) == call.from_
             and query.get("Status", call.status) == call.status
             and query.get("ParentCallSid", call.parent_sid) == call.parent_sid
-            and _in_range(query, "StartTime", call.start_at or call.created_at)
-            and _in_range(query, "EndTime", call.end_at)
+            and in_range(query, "StartTime", call.start_at or call.created_at)
+            and in_range(query, "EndTime", call.end_at)
         ]
         items = [call_json(call, self._exchange.account_sid) for call in calls]
         return RestAnswer(200, page_json("calls", items, request.path, request.query))
@@ -335,11 +314,11 @@ class RestApi:
         status = form.get("Status", "")
         source = self._source(form)
         if not call.alive and (status or source is not None):
-            raise RestRefusedError(21220)
+            raise RestRefusedError(21220, "Cannot redirect.")
         if status not in ("", "canceled", "completed"):
             raise RestRefusedError(20001, f"Status is canceled or completed, not {status!r}")
         if source is not None and call.status != "in-progress":
-            raise RestRefusedError(21220)
+            raise RestRefusedError(21220, "Cannot redirect.")
         if "TimeLimit" in form:
             if not re.fullmatch(r"[1-9]\d{0,6}", form["TimeLimit"]):
                 raise RestRefusedError(20001, f"TimeLimit is a number of seconds, not {form['TimeLimit']!r}")
@@ -356,7 +335,7 @@ class RestApi:
     def _delete_call(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
         call = self._call(request, parts[0])
         if call.alive:
-            raise RestRefusedError(20009)
+            raise RestRefusedError(20009, "call")
         del self._exchange.calls[call.sid]
         return RestAnswer(204, None)
 
@@ -365,7 +344,7 @@ class RestApi:
     def _create_stream(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
         call, form = self._call(request, parts[0]), dict(request.form)
         if call.status != "in-progress":
-            raise RestRefusedError(21220)
+            raise RestRefusedError(21220, "Cannot start a stream.")
         if not form.get("Url"):
             raise RestRefusedError(20001, "Url is required")
         parameters = []
@@ -455,7 +434,7 @@ class RestApi:
             for message in reversed(self._exchange.messages.values())
             if query.get("To", message.to) == message.to
             and query.get("From", message.from_) == message.from_
-            and _in_range(query, "DateSent", message.sent_at)
+            and in_range(query, "DateSent", message.sent_at)
         ]
         return RestAnswer(200, page_json("messages", items, request.path, request.query))
 
@@ -471,26 +450,3 @@ class RestApi:
     def _delete_message(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
         del self._exchange.messages[self._message(request, parts[0]).sid]
         return RestAnswer(204, None)
-
-
-def _in_range(query: dict[str, str], name: str, at: float | None) -> bool:
-    """The filters ``name``, ``name<`` and ``name>``: a date, or a date and time."""
-    for key in (name, name + "<", name + ">"):
-        if key not in query:
-            continue
-        if at is None:
-            return False
-        try:
-            bound = datetime.fromisoformat(query[key])
-        except ValueError:
-            raise RestRefusedError(20001, f"{name} is a date, not {query[key]!r}") from None
-        if bound.tzinfo is None:
-            bound = bound.replace(tzinfo=UTC)
-        moment = datetime.fromtimestamp(at, UTC)
-        if key == name and moment.date() != bound.date():
-            return False
-        if key == name + "<" and moment > bound:
-            return False
-        if key == name + ">" and moment < bound:
-            return False
-    return True

@@ -16,12 +16,13 @@ import math
 from collections.abc import Coroutine
 from typing import Any
 
-from ..transports.mock_audio import HeardAudio, Mouth
+from ..transports.mock_audio import HeardAudio
 from ..transports.mock_wire import make_sid
 from .fake_twilio_dial import DialledNumber
 from .fake_twilio_exchange import Exchange, rfc2822
 from .fake_twilio_interpreter import Interpreter, digits_s
-from .fake_twilio_records import CallRecord, Direction, FarEnd, Source, StreamRecord
+from .fake_twilio_recordings import RecordingEngine
+from .fake_twilio_records import AttentiveMouth, CallRecord, Direction, FarEnd, Source, StreamRecord
 from .fake_twilio_twiml import StreamOrder
 from .fake_twilio_webhooks import Form, WebhookFailure
 
@@ -37,8 +38,9 @@ _STOP_GRACE_S = 3.0  # what a stream gets to say goodbye before it is cut
 class CallEngine:
     """Belongs to the fake's loop."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, recordings: RecordingEngine) -> None:
         self._exchange = exchange
+        self._recordings = recordings
         self._interpreter = Interpreter(exchange, self, self.answer)
         self._next_slot_s = 0.0
 
@@ -96,7 +98,7 @@ class CallEngine:
             direction=direction,
             phone=phone,
             heard=HeardAudio(asyncio.get_running_loop().time()),
-            mouth=Mouth(),
+            mouth=AttentiveMouth(),
             created_at=self._exchange.now(),
             first=first,
         )
@@ -138,6 +140,7 @@ class CallEngine:
         call.end_at = self._exchange.now()
         call.sip_code = sip_code or call.sip_code
         call.next_source = None
+        self._recordings.finish(call)
         self._step(call, status)
         call.ended.set()
         call.interrupted.set()
@@ -172,6 +175,8 @@ class CallEngine:
         call.start_at = self._exchange.now()
         call.sip_code = 200
         self._step(call, "in-progress")
+        if call.recording is not None:
+            self._recordings.start(call, call.recording, "OutboundAPI")
         loop = asyncio.get_running_loop()
         loop.call_later(call.time_limit_s, self._reach_time_limit, call)
         if call.phone.hang_up_after_s is not None:
@@ -333,6 +338,7 @@ class CallEngine:
                 ("CallDuration", str(call.duration_s)),
                 ("Duration", str(math.ceil(call.duration_s / 60))),
                 ("SipResponseCode", str(call.sip_code)),
+                *self._recordings.facts_for_callback(call),
             ]
         call.callbacks.put_nowait((form, delivered))
 

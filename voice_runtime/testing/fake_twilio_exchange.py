@@ -11,7 +11,7 @@ from typing import Any
 from ..transports.mock_wire import make_sid
 from .fake_twilio_log import EventLog, LogEntry
 from .fake_twilio_network import Network
-from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber
+from .fake_twilio_records import CallRecord, FarEnd, MessageRecord, OwnedNumber, RecordingRecord
 from .fake_twilio_settings import Faults, Timings
 from .fake_twilio_webhooks import Form, WebhookClient
 
@@ -57,6 +57,9 @@ class Exchange:
         self.default_phone: Callable[[], FarEnd] = FarEnd
         self.calls: dict[str, CallRecord] = {}
         self.messages: dict[str, MessageRecord] = {}
+        self.recordings: dict[str, RecordingRecord] = {}
+        self.api_base_url = "https://api.twilio.com"
+        """Where the REST API is reached; URLs of recordings begin with it."""
         self.opted_out: set[tuple[str, str]] = set()
         """(from, to) pairs whose recipient has sent STOP."""
         self.log = EventLog()

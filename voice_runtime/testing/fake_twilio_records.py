@@ -1,9 +1,10 @@
-"""What the fake Twilio keeps about numbers, telephones, calls, streams and messages."""
+"""What the fake Twilio keeps about numbers, telephones, calls, streams, recordings and messages."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -12,7 +13,19 @@ from ..transports.mock_audio import HeardAudio, Mouth
 from ..transports.mock_line import LineEnd, MediaLine
 from .fake_twilio_webhooks import Form
 
-__all__ = ["ENDED", "CallRecord", "Direction", "FarEnd", "MessageRecord", "OwnedNumber", "Source", "StreamRecord"]
+__all__ = [
+    "ENDED",
+    "AttentiveMouth",
+    "CallRecord",
+    "Direction",
+    "FarEnd",
+    "MessageRecord",
+    "OwnedNumber",
+    "RecordingOrder",
+    "RecordingRecord",
+    "Source",
+    "StreamRecord",
+]
 
 Direction: TypeAlias = Literal["inbound", "outbound-api", "outbound-dial"]
 
@@ -57,6 +70,32 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of the request, besides the call's."""
 
 
+class AttentiveMouth(Mouth):
+    """Lets everybody who listens hear the last of what was said before it says, and forgets, something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[Callable[[], None]] = []
+
+    def say(self, ulaw: bytes) -> float:
+        for listen in self.listeners:
+            listen()
+        return super().say(ulaw)
+
+
+class RecordingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call is to be recorded, and who is told."""
+
+    channels: int = 1
+    track: Literal["inbound", "outbound", "both"] = "both"
+    """``inbound`` is what Twilio hears of the far end, ``outbound`` what the far end hears."""
+    trim: bool = False
+    """Without the silence at the beginning and at the end."""
+    callback_url: str = ""
+    callback_method: str = "POST"
+    callback_events: frozenset[str] = frozenset({"completed"})
+
+
 @dataclasses.dataclass(eq=False, kw_only=True)
 class StreamRecord:
     """One media stream of a call."""
@@ -82,7 +121,7 @@ class CallRecord:
     direction: Direction
     phone: FarEnd
     heard: HeardAudio
-    mouth: Mouth
+    mouth: AttentiveMouth
     created_at: float
     """Seconds since 1970, as the other dates."""
     first: Source
@@ -101,6 +140,8 @@ class CallRecord:
     async_amd: bool = False
     async_amd_callback: str = ""
     async_amd_callback_method: str = "POST"
+    recording: RecordingOrder | None = None
+    """From the answer on."""
     callback_url: str = ""
     callback_method: str = "POST"
     callback_events: frozenset[str] = frozenset({"completed"})
@@ -155,6 +196,38 @@ class CallRecord:
         if self.start_at is None or self.end_at is None:
             return 0
         return round(self.end_at - self.start_at)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class RecordingRecord:
+    """One recording of a call."""
+
+    sid: str
+    call: CallRecord
+    order: RecordingOrder
+    source: str
+    created_at: float
+    """Seconds since 1970, as the other dates."""
+    updated_at: float
+    position: int
+    """Sample of the loop's time (8,000 a second) up to which it is written."""
+    status: Literal["in-progress", "paused", "stopped", "completed", "absent", "deleted"] = "in-progress"
+    skips: bool = False
+    """A pause leaves nothing behind, not even silence."""
+    inbound: bytearray = dataclasses.field(default_factory=bytearray)
+    """μ-law, as long as :attr:`outbound`."""
+    outbound: bytearray = dataclasses.field(default_factory=bytearray)
+    error_code: int | None = None
+    listener: Callable[[], None] | None = None
+    """Stands in the listeners of the call's mouth while this is being written."""
+
+    @property
+    def active(self) -> bool:
+        return self.status in ("in-progress", "paused")
+
+    @property
+    def duration_s(self) -> int:
+        return round(len(self.inbound) / 8000)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

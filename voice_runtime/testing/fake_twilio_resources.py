@@ -1,6 +1,7 @@
-"""Calls, streams and messages as the REST API writes them, and its errors. Pure.
+"""Calls, streams, recordings and messages as the REST API writes them, and its errors. Pure.
 
-https://www.twilio.com/docs/voice/api/call-resource, https://www.twilio.com/docs/messaging/api/message-resource
+https://www.twilio.com/docs/voice/api/call-resource, https://www.twilio.com/docs/voice/api/recording,
+https://www.twilio.com/docs/messaging/api/message-resource
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from .fake_twilio_exchange import API_VERSION, rfc2822
-from .fake_twilio_records import CallRecord, MessageRecord
+from .fake_twilio_records import CallRecord, MessageRecord, RecordingRecord
 
 __all__ = [
     "RestRefusedError",
@@ -20,6 +21,7 @@ __all__ = [
     "is_number",
     "message_json",
     "page_json",
+    "recording_json",
     "segments",
     "stream_json",
 ]
@@ -36,10 +38,11 @@ _CALL_PARTS = {
     "user_defined_messages": "UserDefinedMessages",
 }
 _ERRORS = {
+    16113: (400, "Cannot download a dual-channel presentation of a mono recording"),
     20001: (400, "Invalid parameter: {0}"),
     20003: (401, "Authenticate"),
     20004: (405, "Method not allowed"),
-    20009: (409, "The call is in progress and cannot be deleted"),
+    20009: (409, "The {0} is in progress and cannot be deleted"),
     20404: (404, "The requested resource {0} was not found"),
     20429: (429, "Too Many Requests"),
     20500: (500, "An internal server error has occurred"),
@@ -57,7 +60,7 @@ _ERRORS = {
     21215: (400, "Account not authorized to call {0}. Perhaps you need to enable some international permissions"),
     21216: (400, "The number {0} is on the block list"),
     21217: (400, "The phone number you are attempting to call, {0}, is not valid."),
-    21220: (400, "Call is not in-progress. Cannot redirect."),
+    21220: (400, "Call is not in-progress. {0}"),
     21408: (400, "Permission to send messages has not been enabled for the region of {0}"),
     21602: (400, "A message body or media is required"),
     21603: (400, "A 'From' number or a messaging service is required"),
@@ -156,6 +159,43 @@ def stream_json(sid: str, name: str, status: str, call: CallRecord, context: tup
         "date_updated": rfc2822(now),
         "uri": f"/{API_VERSION}/Accounts/{account_sid}/Calls/{call.sid}/Streams/{sid}.json",
     }
+
+
+def recording_json(
+    recording: RecordingRecord, account_sid: str, *, status: str, media_url: str | None = None
+) -> dict[str, Any]:
+    """The recording resource: the account's with ``media_url``, else the call's, which tells the track instead."""
+    base = f"/{API_VERSION}/Accounts/{account_sid}"
+    of_call = media_url is None
+    fields: dict[str, Any] = {
+        "account_sid": account_sid,
+        "api_version": API_VERSION,
+        "call_sid": recording.call.sid,
+        "conference_sid": None,
+        "channels": recording.order.channels,
+        "date_created": rfc2822(recording.created_at),
+        "date_updated": rfc2822(recording.updated_at),
+        "start_time": rfc2822(recording.created_at),
+        "price": None,
+        "price_unit": None,
+        "duration": str(recording.duration_s) if status in ("completed", "deleted") else None,
+        "sid": recording.sid,
+        "source": recording.source,
+        "status": status,
+        "error_code": recording.error_code if status == "absent" else None,
+        "encryption_details": None,
+    }
+    if of_call:
+        fields["track"] = recording.order.track
+        fields["uri"] = f"{base}/Calls/{recording.call.sid}/Recordings/{recording.sid}.json"
+        return fields
+    parts = {"add_on_results": "AddOnResults", "transcriptions": "Transcriptions"}
+    fields["uri"] = f"{base}/Recordings/{recording.sid}.json"
+    fields["subresource_uris"] = {
+        key: f"{base}/Recordings/{recording.sid}/{part}.json" for key, part in parts.items()
+    }
+    fields["media_url"] = media_url
+    return fields
 
 
 def message_json(message: MessageRecord, account_sid: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from .fake_twilio_api import RestAnswer, RestApi, RestRequest
+from .fake_twilio_api import RestApi
+from .fake_twilio_requests import RestAnswer, RestRequest
 from .fake_twilio_settings import Faults
 
 __all__ = ["RestServer"]
@@ -158,7 +159,9 @@ class RestServer:
                     self.connection.close()
                     self.close_connection = True
                     return
-                payload = b"" if answer.body is None else json.dumps(answer.body).encode()
+                payload = answer.content or b""
+                if answer.body is not None:
+                    payload = json.dumps(answer.body).encode()
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)

@@ -35,6 +35,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """How long ``<Play>`` of something that is not WAV or μ-law takes."""
     error_prompt_ms: float = 3000
     """What callers hear when a document cannot be had: "an application error has occurred"."""
+    recording_processing_ms: float = 1000
+    """From the end of a recording to the moment its audio can be had."""
     message_sent_ms: float = 200
     message_delivered_ms: float = 800
     time_limit_s: float = 14_400
