@@ -29,13 +29,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from starlette.routing import WebSocketRoute
 
 from voice_runtime.clock import SystemClock
 from voice_runtime.live_call import LiveCall
 from voice_runtime.session import VoiceSession
 from voice_runtime.transports.twilio_protocol import StartBody
-from voice_runtime.transports.twilio_ws import StreamEndpoint, register_voice_websocket
+from voice_runtime.transports.twilio_ws import StreamEndpoint, register_voice_websocket, serve_stream
 
 from .processes import resident_kib
 from .speech import speech
@@ -59,7 +58,7 @@ def echo_on_loop() -> FastAPI:
         return session.live
 
     app = FastAPI()
-    app.router.routes.append(WebSocketRoute("/voice", StreamEndpoint(open_call, clock=SystemClock(), insecure=True)))
+    serve_stream(app, "/voice", StreamEndpoint(open_call, clock=SystemClock(), insecure=True))
     return app
 
 

@@ -7,7 +7,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voice_runtime.events import Outcome
@@ -331,6 +331,7 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example([("mark", 0), ("wait", 223), ("say", 457), ("wait", 17), ("clear", 0)], 120, 200)
 @given(OPERATIONS, st.sampled_from([0, 1, 35, 120]), st.sampled_from([200, 1000]))
 def test_timeline_and_ear_agree(operations: list[tuple[str, int]], latency: int, lead: int) -> None:
     """Whatever is said, marked and cut: every settled mark and every byte counted as heard is true.

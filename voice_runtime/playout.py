@@ -107,6 +107,7 @@ class _Generation:
         "dropped",
         "marks",
         "play_end_ms",
+        "run_start",
         "sent",
         "utterances",
     )
@@ -117,6 +118,7 @@ class _Generation:
         self.confirmed = 0
         self.buffer_end_ms = _LONG_AGO  # when Twilio runs dry, if what we send is there at once: paces the sending
         self.play_end_ms = _LONG_AGO  # when the echo of everything sent would be here: reckons the hearing
+        self.run_start = 0  # where the audio began that was sent since Twilio last ran dry
         self.marks: deque[Mark] = deque()  # sent and not yet come back
         self.chunks: deque[tuple[int, float, bytes]] = deque()  # sent, not yet heard: position, when it plays, audio
         self.utterances: deque[Utterance] = deque()  # not yet settled
@@ -341,8 +343,10 @@ class Timeline:
         self._queued_bytes -= size
         self._since_mark += size
         length_ms = size / BYTES_PER_MS
-        buffer_end_ms = generation.buffer_end_ms
-        generation.buffer_end_ms = (buffer_end_ms if buffer_end_ms > now_ms else now_ms) + length_ms
+        if generation.buffer_end_ms <= now_ms:
+            generation.buffer_end_ms = now_ms
+            generation.run_start = generation.sent
+        generation.buffer_end_ms += length_ms
         starts = now_ms + (self._round_trip_ms or 0.0)
         if generation.play_end_ms > starts:
             starts = generation.play_end_ms
@@ -430,7 +434,10 @@ class Timeline:
             if earlier is mark:
                 break
         if generation.cut_at_ms is None:
-            generation.play_end_ms = now_ms + (generation.sent - mark.position) / BYTES_PER_MS
+            end_ms = now_ms + (generation.sent - mark.position) / BYTES_PER_MS
+            if mark.position <= generation.run_start:  # silence lies between: the rest plays when it gets there
+                end_ms = max(end_ms, generation.buffer_end_ms + (self._round_trip_ms or 0.0))
+            generation.play_end_ms = end_ms
         return mark
 
     def _note_round_trip(self, mark: Mark, now_ms: float) -> None:

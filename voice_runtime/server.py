@@ -22,7 +22,6 @@ from urllib.parse import parse_qs
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from starlette.routing import WebSocketRoute
 
 from . import config, registry
 from .bridge import refuse_on_event_loop
@@ -38,7 +37,7 @@ from .transports.twilio_protocol import StartBody
 from .transports.twilio_signature import SignatureValidator, public_url_of_scope
 from .transports.twilio_token import TokenBook
 from .transports.twilio_twiml import connect_stream, hangup, say_and_hangup
-from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint
+from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint, serve_stream
 from .tts import create_tts
 
 if TYPE_CHECKING:
@@ -273,7 +272,7 @@ class VoiceServer:
             tokens=self._tokens,
             insecure=self._insecure,
         )
-        app.router.routes.append(WebSocketRoute("/voice/{token}", endpoint))
+        serve_stream(app, "/voice/{token}", endpoint)
         return app
 
     @contextlib.asynccontextmanager

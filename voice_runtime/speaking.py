@@ -61,6 +61,7 @@ class Speaker:
         self.timeline = Timeline(lead_ms=lead_ms, on_settled=self._on_settled)
         self.on_heard: Callable[[float, bytes], None] | None = None
         self._bridge = bridge
+        self._lock = bridge.lock
         self._emit = emit
         self._speaking = speaking
         self._wake: Callable[[], None] = _nobody
@@ -82,9 +83,9 @@ class Speaker:
 
     def put(self, audio: bytes) -> None:
         """Queue μ-law audio; any thread, never blocks. Dropped when the call is over."""
-        with self._bridge.lock:
+        with self._lock:
             self.timeline.append(audio)
-        self.wake()
+        self._wake()
 
     def mark_and_wait(self, label: str, timeout: float) -> Outcome:
         refuse_on_event_loop("send_mark_and_wait()")

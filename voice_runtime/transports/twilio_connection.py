@@ -33,6 +33,10 @@ POLICY = 1008
 TOO_BIG = 1009
 
 
+def _nobody(*_: object) -> None:
+    """There is no call yet, or it was refused."""
+
+
 class ConnectionLimits:
     """Deadlines of a stream, in seconds.
 
@@ -75,7 +79,10 @@ class StreamConnection:
         self.leg: Leg | None = None
         self.dirty = False
         """The driver shall await :meth:`flush` after :meth:`receive`."""
-        self._clock = clock
+        self._monotonic = clock.monotonic
+        # What media meets before its call is there; the protocol object lets none pass before the start.
+        self._note_timestamp: Callable[[float, float], None] = _nobody
+        self._hear: Callable[[bytes, float], None] = _nobody
         self._open_call = open_call
         self._send = send
         self._close = close
@@ -89,7 +96,7 @@ class StreamConnection:
         self._receiving = False
         self._wake_pending = False
         self._waiter: asyncio.Future[None] | None = None
-        self._opened_at = self._heard_at = clock.monotonic()
+        self._opened_at = self._heard_at = self._monotonic()
         self._send_since: float | None = None
         self._writer: asyncio.Task[None] | None = None
         self._hanging_up: asyncio.Task[None] | None = None
@@ -100,19 +107,17 @@ class StreamConnection:
     def receive(self, text: str | bytes) -> None:
         """One text message of the peer. When ``dirty`` is set afterwards, await :meth:`flush`."""
         event = self.stream.receive(text)
-        now = self._clock.monotonic()
+        now = self._monotonic()
         self._heard_at = now
         if type(event) is Media:
-            leg, live = self.leg, self.live
-            if leg is not None and live is not None:
-                now_ms = now * 1000
-                media = event.media
-                leg.stream_clock.media(media.timestamp, now_ms)
-                self._receiving = True
-                try:
-                    live.hearing.frame(media.payload, now_ms)
-                finally:
-                    self._receiving = False
+            media = event.media
+            now_ms = now * 1000
+            self._note_timestamp(media.timestamp, now_ms)
+            self._receiving = True
+            try:
+                self._hear(media.payload, now_ms)
+            finally:
+                self._receiving = False
         elif event is not None:
             self._receive_rare(event, now)
 
@@ -133,7 +138,7 @@ class StreamConnection:
 
     def receive_binary(self, data: bytes) -> None:
         """A binary message: nothing Twilio sends. Counted and ignored."""
-        self._heard_at = self._clock.monotonic()
+        self._heard_at = self._monotonic()
         self.stream.receive_binary(data)
 
     def socket_closed(self) -> None:
@@ -156,6 +161,8 @@ class StreamConnection:
             wake=self.wake,
             hang_up=self.hang_up,
         )
+        self._note_timestamp = leg.stream_clock.media
+        self._hear = live.hearing.frame
         live.parameters.update(body.custom_parameters)
         live.bridge.attach(self._loop)
         live.begin_leg(leg)
@@ -203,7 +210,7 @@ class StreamConnection:
         if timeline is None or live is None:
             return None
         with live.bridge.lock:
-            return timeline.due_in_ms(self._clock.monotonic() * 1000)
+            return timeline.due_in_ms(self._monotonic() * 1000)
 
     async def flush(self) -> None:
         """Send everything that is due. One at a time: a second caller leaves it to the first. Audio that is not due
@@ -216,7 +223,7 @@ class StreamConnection:
         send, lock = self._send, live.bridge.lock
         try:
             while timeline.waiting and not self._over:
-                self._send_since = now = self._clock.monotonic()
+                self._send_since = now = self._monotonic()
                 with lock:
                     items = timeline.take(now * 1000)
                 if not items:
@@ -224,7 +231,7 @@ class StreamConnection:
                         self._release_writer()
                     return
                 for item in items:
-                    if isinstance(item, bytes):
+                    if type(item) is bytes:
                         await send(self.stream.media(item))
                     elif isinstance(item, Mark):
                         await send(self.stream.mark(item.name))
@@ -288,7 +295,7 @@ class StreamConnection:
 
     def _tick(self) -> None:
         """Watchdogs: a stream that never starts, a path gone silent, a peer that does not read, a lost fence."""
-        now = self._clock.monotonic()
+        now = self._monotonic()
         live, limits = self.live, self._limits
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
         if live is None:

@@ -26,7 +26,7 @@ from .twilio_token import TokenBook
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["MAX_MESSAGE_BYTES", "StreamEndpoint", "end_call_by_rest", "register_voice_websocket"]
+__all__ = ["MAX_MESSAGE_BYTES", "StreamEndpoint", "end_call_by_rest", "register_voice_websocket", "serve_stream"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ _REFUSED = {"type": "websocket.close", "code": 1008}  # before accept: servers a
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 OpenCall: TypeAlias = Callable[[StartBody, Any], LiveCall | None]
 
 
@@ -185,8 +186,6 @@ def register_voice_websocket(
         insecure: accept streams without a valid signature. For a line on your own machine only: without it a
             handshake is refused (403) unless it is signed with ``TWILIO_AUTH_TOKEN`` for ``VOICE_STREAM_URL``.
     """
-    from starlette.routing import WebSocketRoute
-
     if isinstance(session, VoiceSession):
         shared = session
         clock = clock or session.clock
@@ -196,7 +195,41 @@ def register_voice_websocket(
         own_clock = clock = clock or VoiceSession.clock
         open_call = lambda body, _: _open_fresh(make, body, own_clock)  # noqa: E731
     endpoint = StreamEndpoint(open_call, clock=clock, settings=settings, insecure=insecure)
-    app.router.routes.append(WebSocketRoute(path, endpoint))
+    serve_stream(app, path, endpoint)
+
+
+def serve_stream(app: FastAPI, path: str, endpoint: StreamEndpoint) -> None:
+    """Put the endpoint at ``path`` (which may hold ``{parameters}``) of an app.
+
+    It goes behind the app's own middleware but before Starlette's layer for exceptions, which would wrap ``send`` in
+    one more coroutine for every message. An app that runs already cannot take middleware: there it is a route.
+    """
+    from starlette.middleware import Middleware
+    from starlette.routing import WebSocketRoute
+
+    if app.middleware_stack is None:
+        app.user_middleware.append(Middleware(_StreamShortcut, path=path, endpoint=endpoint))
+    else:
+        app.router.routes.append(WebSocketRoute(path, endpoint))
+
+
+class _StreamShortcut:
+    """The ASGI middleware of :func:`serve_stream`."""
+
+    def __init__(self, app: AsgiApp, *, path: str, endpoint: StreamEndpoint) -> None:
+        from starlette.routing import compile_path
+
+        self._app = app
+        self._path, _, _ = compile_path(path)
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if self._path.match(path):
+                await self._endpoint(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _open_shared(session: VoiceSession, body: StartBody) -> LiveCall | None:
