@@ -309,6 +309,42 @@ def test_trimming_may_be_refused_and_recording_left_out(
     assert [recording.duration_s for recording in fake.recordings] == [5]
 
 
+def test_a_document_can_start_and_stop_a_recording(
+    fake: FakeTwilio, app: EchoApp, client: Client, clock: VirtualClock
+) -> None:
+    """<Start><Recording> goes on beside other verbs: dual and trimmed unless told otherwise, stopped by its name."""
+    app.twiml["/twilio/voice"] = (
+        '<Response><Start><Recording name="a" trim="do-not-trim"/><Recording channels="mono" track="inbound" '
+        f'recordingStatusCallback="https://{HOST}/status" recordingStatusCallbackEvent="in-progress completed"/>'
+        '</Start><Pause length="3"/><Stop><Recording name="a"/></Stop><Pause length="2"/></Response>'
+    )
+
+    call = fake.place_call(from_=THEM)
+    clock.sleep(1)
+    call.says(ONE)
+    call.wait_ended()
+    clock.sleep(2)
+    whole, trimmed = client.calls(call.sid).recordings.list()[::-1]
+    assert (whole.source, whole.channels, whole.duration) == ("StartCallRecordingTwiML", 2, "3")
+    assert (trimmed.channels, trimmed.track, trimmed.duration) == (1, "inbound", "1")
+    assert download(fake, trimmed.sid).tracks == [ONE]
+    assert [form["RecordingStatus"] for form in app.forms("/status")] == ["in-progress", "completed"]
+
+
+def test_a_document_may_ask_for_a_recording_wrongly(fake: FakeTwilio, app: EchoApp, clock: VirtualClock) -> None:
+    """An unknown word is a warning and no recording; a relative callback never comes."""
+    app.twiml["/twilio/voice"] = (
+        '<Response><Start><Recording channels="3"/><Recording recordingStatusCallback="/status" '
+        'trim="do-not-trim"/></Start><Pause length="3"/></Response>'
+    )
+    call = fake.place_call(from_=THEM)
+    call.wait_ended()
+    clock.sleep(2)
+    assert fake.warnings(call) == [12200, 11100]
+    assert [recording.status for recording in fake.recordings] == ["completed"]
+    assert app.forms("/status") == []
+
+
 def test_a_call_nobody_takes_has_no_recording(fake: FakeTwilio, app: EchoApp, client: Client) -> None:
     """It begins with the answer."""
     fake.phones[THEM] = Phone(answer="busy")
@@ -469,7 +505,8 @@ def test_the_callback_is_twilios(
     assert valid
     body = VECTORS["recording_status_callback"]["body"]
     example = {name: values_[0] for name, values_ in parse_qs(body, keep_blank_values=True).items()}
-    assert form.keys() == example.keys()
+    assert form.keys() == example.keys() | {"ErrorCode"}
+    assert form["ErrorCode"] == "0"
     for key in ("RecordingStatus", "RecordingDuration", "RecordingChannels", "RecordingTrack"):
         assert form[key] == example[key], key
     assert (form["RecordingSid"], form["RecordingSource"]) == (recording.sid, "StartCallRecordingAPI")

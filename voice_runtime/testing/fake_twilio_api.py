@@ -16,8 +16,8 @@ from ..transports.mock_wire import make_sid
 from .fake_twilio_calls import CallEngine
 from .fake_twilio_exchange import API_VERSION, Exchange
 from .fake_twilio_messages import MessageEngine
-from .fake_twilio_recordings import RecordingEngine
-from .fake_twilio_recordings_api import RecordingsApi, read_order
+from .fake_twilio_recordings import RecordingEngine, read_order
+from .fake_twilio_recordings_api import RecordingsApi
 from .fake_twilio_records import CallRecord, MessageRecord, OwnedNumber, Source
 from .fake_twilio_requests import RestAnswer, RestRequest, Route, in_range
 from .fake_twilio_resources import (

@@ -41,7 +41,7 @@ class CallEngine:
     def __init__(self, exchange: Exchange, recordings: RecordingEngine) -> None:
         self._exchange = exchange
         self._recordings = recordings
-        self._interpreter = Interpreter(exchange, self, self.answer)
+        self._interpreter = Interpreter(exchange, self, recordings, self.answer)
         self._next_slot_s = 0.0
 
     # -- calls come to be ---------------------------------------------------------------------------------------

@@ -16,13 +16,23 @@ from ..transports.mock_wire import ConnectFailure, TextWire, handshake_headers, 
 from .fake_twilio_congestion import WatchedWire
 from .fake_twilio_dial import Legs, dial
 from .fake_twilio_exchange import Exchange
+from .fake_twilio_recordings import RecordingEngine, read_order
 from .fake_twilio_records import CallRecord, Source, StreamRecord
+from .fake_twilio_resources import RestRefusedError
 from .fake_twilio_twiml import Problem, StreamOrder, Verb, parse_twiml, read_stream, resolve
 from .fake_twilio_webhooks import Form, WebhookAnswer, WebhookFailure
 
 __all__ = ["Interpreter", "digits_s"]
 
 _XML_TYPES = ("text/xml", "application/xml", "text/html", "application/xhtml+xml")
+_RECORDING = {  # attribute -> the REST API's parameter
+    "channels": "RecordingChannels",
+    "track": "RecordingTrack",
+    "trim": "Trim",
+    "recordingStatusCallback": "RecordingStatusCallback",
+    "recordingStatusCallbackMethod": "RecordingStatusCallbackMethod",
+    "recordingStatusCallbackEvent": "RecordingStatusCallbackEvent",
+}
 _DIGIT_S = 0.25  # a key's tone and the pause behind it
 
 
@@ -50,10 +60,12 @@ class Interpreter:
         self,
         exchange: Exchange,
         legs: Legs,
+        recordings: RecordingEngine,
         answer: Callable[[CallRecord], None],
     ) -> None:
         self._exchange = exchange
         self._legs = legs
+        self._recordings = recordings
         self._answer = answer
 
     async def execute(self, call: CallRecord, source: Source) -> Source | None:
@@ -156,7 +168,11 @@ class Interpreter:
                 await self._start(call, document, verb)
             case "Stop":
                 for child in verb.children:
-                    self.stop_fork(call, child.attributes.get("name", ""))
+                    name = child.attributes.get("name", "")
+                    if child.name == "Recording":
+                        self._recordings.stop_named(call, name)
+                    else:
+                        self.stop_fork(call, name)
             case "Dial":
                 return await self._dial(call, document, verb)
             case "Gather":
@@ -169,8 +185,8 @@ class Interpreter:
             case _:
                 raise NotImplementedError(
                     f"The fake Twilio cannot execute <{verb.name}> (call {call.sid}). It knows Say, Play, Pause, "
-                    f"Gather of keys, Dial/Number, Connect/Stream, Start/Stream, Stop/Stream, Redirect, Reject and "
-                    f"Hangup."
+                    f"Gather of keys, Dial/Number, Connect/Stream, Start and Stop of Stream and Recording, Redirect, "
+                    f"Reject and Hangup."
                 )
         return None
 
@@ -414,9 +430,13 @@ class Interpreter:
 
     async def _start(self, call: CallRecord, document: _Document, verb: Verb) -> None:
         for child in verb.children:
+            if child.name == "Recording":
+                self._start_recording(call, child)
+                continue
             if child.name != "Stream":
                 raise NotImplementedError(
-                    f"The fake Twilio cannot execute <Start><{child.name}> (call {call.sid}); it knows <Stream>."
+                    f"The fake Twilio cannot execute <Start><{child.name}> (call {call.sid}); it knows <Stream> and "
+                    f"<Recording>."
                 )
             order, problems = read_stream(
                 child, document_url=document.url, bidirectional=False, insecure_ok=self._exchange.insecure_ok
@@ -425,6 +445,17 @@ class Interpreter:
                 self._report(call, problem)
             if order is not None:
                 self.start_fork(call, order)
+
+    def _start_recording(self, call: CallRecord, recording: Verb) -> None:
+        """https://www.twilio.com/docs/voice/twiml/recording. The URL of the callback has to be absolute."""
+        given = {_RECORDING[name]: value for name, value in recording.attributes.items() if name in _RECORDING}
+        try:
+            order = read_order(list({"RecordingChannels": "dual", **given}.items()), trim="trim-silence")
+        except RestRefusedError as error:
+            self._report(call, Problem(12200, f"<Recording> is skipped: {error.message}"))
+            return
+        name = recording.attributes.get("name", "")
+        self._recordings.start(call, order, "StartCallRecordingTwiML", name)
 
     def start_fork(self, call: CallRecord, order: StreamOrder) -> str:
         """Begin a unidirectional stream in the background of the call; returns its sid."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import io
 import wave
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 from ..audio.g711 import ulaw_to_pcm16
 from ..audio.mixer import mix_frames
@@ -20,12 +21,14 @@ from ..transports.mock_audio import SAMPLES_PER_SECOND, Ear
 from ..transports.mock_wire import make_sid
 from .fake_twilio_exchange import API_VERSION, Exchange, rfc2822
 from .fake_twilio_records import CallRecord, RecordingOrder, RecordingRecord
+from .fake_twilio_resources import RestRefusedError
 from .fake_twilio_webhooks import Form, WebhookFailure
 
-__all__ = ["RecordingEngine", "recording_wav"]
+__all__ = ["RecordingEngine", "one_of", "read_order", "recording_wav"]
 
 _SILENCE = b"\xff"
 _ZEROS = b"\xff\x7f"  # μ-law has two
+_EVENTS = frozenset({"in-progress", "completed", "absent"})
 _TOO_SHORT = 16101  # https://www.twilio.com/docs/api/errors/16101
 
 
@@ -52,20 +55,59 @@ def recording_wav(recording: RecordingRecord, channels: int) -> bytes:
     return file.getvalue()
 
 
+def read_order(form: Sequence[tuple[str, str]], *, trim: str = "do-not-trim") -> RecordingOrder:
+    """What a request asks of a recording. ``trim`` is the default.
+
+    Raises:
+        RestRefusedError: 20001 for a word that is not one of those expected, 21209 for another method.
+    """
+    given = dict(form)
+    channels = one_of(given, "RecordingChannels", ("mono", "dual"))
+    track = one_of(given, "RecordingTrack", ("both", "inbound", "outbound"))
+    trimmed = one_of({"Trim": trim, **given}, "Trim", ("do-not-trim", "trim-silence"))
+    method = given.get("RecordingStatusCallbackMethod", "POST").upper()
+    if method not in ("GET", "POST"):
+        raise RestRefusedError(21209, method)
+    # Repeated, or with spaces in between: both are documented.
+    words = [word for name, value in form if name == "RecordingStatusCallbackEvent" for word in value.split()]
+    return RecordingOrder(
+        # One track alone is always mono: https://www.twilio.com/docs/voice/tutorials/how-record-single-side-call
+        channels=2 if channels == "dual" and track == "both" else 1,
+        track=cast(Literal["inbound", "outbound", "both"], track),
+        trim=trimmed == "trim-silence",
+        callback_url=given.get("RecordingStatusCallback", ""),
+        callback_method=method,
+        callback_events=frozenset(words) & _EVENTS if words else frozenset({"completed"}),
+    )
+
+
+def one_of(given: dict[str, str], name: str, words: tuple[str, ...]) -> str:
+    """One of these words, the first of which is the default.
+
+    Raises:
+        RestRefusedError: 20001 for another word.
+    """
+    word = given.get(name, words[0])
+    if word not in words:
+        raise RestRefusedError(20001, f"{name} is {' or '.join(words)}, not {word!r}")
+    return word
+
+
 class RecordingEngine:
     """Belongs to the fake's loop."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    def start(self, call: CallRecord, order: RecordingOrder, source: str) -> RecordingRecord:
-        """Record a call that is in progress, from now on."""
+    def start(self, call: CallRecord, order: RecordingOrder, source: str, name: str = "") -> RecordingRecord:
+        """Record a call that is in progress, from now on. A name is what ``<Stop>`` can stop it by."""
         now = self._exchange.now()
         recording = RecordingRecord(
             sid=make_sid("RE"),
             call=call,
             order=order,
             source=source,
+            name=name,
             created_at=now,
             updated_at=now,
             position=_now_samples(),
@@ -93,6 +135,12 @@ class RecordingEngine:
         recording.skips = skips
         recording.updated_at = self._exchange.now()
         self._note(recording)
+
+    def stop_named(self, call: CallRecord, name: str) -> None:
+        """``<Stop>``: stop the active recordings of this name."""
+        for recording in self.active(call):
+            if name and recording.name == name:
+                self.change(recording, "stopped")
 
     def finish(self, call: CallRecord) -> None:
         """The call is over: so are its recordings."""
@@ -177,11 +225,10 @@ class RecordingEngine:
             ("RecordingStartTime", rfc2822(recording.created_at)),
             ("RecordingSource", recording.source),
             ("RecordingTrack", order.track),
+            ("ErrorCode", str(recording.error_code or 0)),
         ]
         if status == "completed":
             form.append(("RecordingDuration", str(recording.duration_s)))
-        if status == "absent":
-            form.append(("ErrorCode", str(recording.error_code)))
         self._exchange.spawn(self._send(recording, form))
 
     async def _send(self, recording: RecordingRecord, form: Form) -> None:

@@ -8,53 +8,17 @@ status; whoever reads it sees ``processing`` until it is ``completed`` or ``abse
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from .fake_twilio_exchange import Exchange
-from .fake_twilio_recordings import RecordingEngine, recording_wav
-from .fake_twilio_records import CallRecord, RecordingOrder, RecordingRecord
+from .fake_twilio_recordings import RecordingEngine, one_of, read_order, recording_wav
+from .fake_twilio_records import CallRecord, RecordingRecord
 from .fake_twilio_requests import RestAnswer, RestRequest, Route, in_range
 from .fake_twilio_resources import RestRefusedError, page_json, recording_json
 
-__all__ = ["RecordingsApi", "read_order"]
+__all__ = ["RecordingsApi"]
 
 _CURRENT = "Twilio.CURRENT"
-_EVENTS = frozenset({"in-progress", "completed", "absent"})
-
-
-def read_order(form: Sequence[tuple[str, str]], *, trim: str = "do-not-trim") -> RecordingOrder:
-    """What a request asks of a recording. ``trim`` is the default.
-
-    Raises:
-        RestRefusedError: 20001 for a word that is not one of those expected, 21209 for another method.
-    """
-    given = dict(form)
-    channels = _one_of(given, "RecordingChannels", ("mono", "dual"))
-    track = _one_of(given, "RecordingTrack", ("both", "inbound", "outbound"))
-    trimmed = _one_of({"Trim": trim, **given}, "Trim", ("do-not-trim", "trim-silence"))
-    method = given.get("RecordingStatusCallbackMethod", "POST").upper()
-    if method not in ("GET", "POST"):
-        raise RestRefusedError(21209, method)
-    # Repeated, or with spaces in between: both are documented.
-    words = [word for name, value in form if name == "RecordingStatusCallbackEvent" for word in value.split()]
-    return RecordingOrder(
-        # One track alone is always mono: https://www.twilio.com/docs/voice/tutorials/how-record-single-side-call
-        channels=2 if channels == "dual" and track == "both" else 1,
-        track=cast(Literal["inbound", "outbound", "both"], track),
-        trim=trimmed == "trim-silence",
-        callback_url=given.get("RecordingStatusCallback", ""),
-        callback_method=method,
-        callback_events=frozenset(words) & _EVENTS if words else frozenset({"completed"}),
-    )
-
-
-def _one_of(given: dict[str, str], name: str, words: tuple[str, ...]) -> str:
-    """The first of the words is the default."""
-    word = given.get(name, words[0])
-    if word not in words:
-        raise RestRefusedError(20001, f"{name} is {' or '.join(words)}, not {word!r}")
-    return word
 
 
 class RecordingsApi:
@@ -109,7 +73,7 @@ class RecordingsApi:
         status = form.get("Status", "")
         if status not in ("in-progress", "paused", "stopped"):
             raise RestRefusedError(20001, f"Status is in-progress, paused or stopped, not {status!r}")
-        behavior = _one_of(form, "PauseBehavior", ("silence", "skip"))
+        behavior = one_of(form, "PauseBehavior", ("silence", "skip"))
         if not recording.active:
             raise RestRefusedError(21220, f"The recording is {_status(recording)}.")
         self._recordings.change(

@@ -206,6 +206,7 @@ class RecordingRecord:
     call: CallRecord
     order: RecordingOrder
     source: str
+    name: str = ""
     created_at: float
     """Seconds since 1970, as the other dates."""
     updated_at: float
