@@ -120,6 +120,22 @@ def test_both_tracks_stand_on_the_time_of_the_call(
     assert ONE in outbound
 
 
+def test_a_recording_ends_to_the_sample(
+    fake: FakeTwilio, client: Client, call: FakeCall, clock: VirtualClock
+) -> None:
+    """In the middle of a word, and of a frame, both tracks go on to the very moment."""
+    recording = client.calls(call.sid).recordings.create(recording_channels="dual")
+    begin_ms = call.now_ms()
+    call.begins_to_say(ONE)
+    clock.sleep(0.507)
+    client.calls(call.sid).recordings(recording.sid).update(status="stopped")
+    clock.sleep(3)
+    inbound, outbound = download(fake, recording.sid).tracks
+    assert inbound == ONE[:4056]
+    assert outbound == call.heard.window(begin_ms, 4056)
+    assert not outbound.endswith(b"\xff")
+
+
 def test_a_mono_recording_is_both_at_once(
     fake: FakeTwilio, client: Client, call: FakeCall, clock: VirtualClock
 ) -> None:
