@@ -170,7 +170,8 @@ class Timeline:
         belongs to no utterance is not kept once it was sent."""
         self._mark_every = int(mark_every_ms * BYTES_PER_MS)
         self._since_mark = 0
-        self._queue: deque[bytes | Mark | Clear] = deque()
+        self.outgoing: deque[bytes | Mark | Clear] = deque()
+        """What waits to be sent. Others may look whether there is anything, and no more."""
         self._queued_bytes = 0
         self._now = _Generation()
         self._cut: deque[_Generation] = deque()
@@ -181,11 +182,6 @@ class Timeline:
         self._heard_before = 0  # bytes heard in generations that are done with
 
     # -- what the call code puts on it ----------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> bool:
-        """Whether anything waits to be sent."""
-        return bool(self._queue)
 
     @property
     def queued_ms(self) -> float:
@@ -206,9 +202,9 @@ class Timeline:
             raise PlayoutFullError(self.queued_ms, self._limit_bytes / BYTES_PER_MS)
         if size <= _MESSAGE_BYTES:
             if size:
-                self._queue.append(audio)
+                self.outgoing.append(audio)
         else:
-            self._queue.extend(audio[i : i + _MESSAGE_BYTES] for i in range(0, size, _MESSAGE_BYTES))
+            self.outgoing.extend(audio[i : i + _MESSAGE_BYTES] for i in range(0, size, _MESSAGE_BYTES))
         self._queued_bytes += size
         if utterance is not None:
             if not utterance.queued_bytes:
@@ -240,7 +236,7 @@ class Timeline:
         if self.closed:
             self._settle(mark, Outcome.HUNG_UP)
         else:
-            self._queue.append(mark)
+            self.outgoing.append(mark)
         return mark
 
     def _name(self, label: str) -> str:
@@ -258,24 +254,24 @@ class Timeline:
         unheard = old.appended - old.played(now_ms)
         control: list[bytes | Mark | Clear] = []
         unsent: list[Mark] = []
-        for item in self._queue:
+        for item in self.outgoing:
             if isinstance(item, bytes):
                 old.dropped.append(item)
             elif isinstance(item, Clear) or item in self._fences:
                 control.append(item)  # of an earlier clear, not sent yet: its turn comes all the same
             else:
                 unsent.append(item)
-        self._queue.clear()
+        self.outgoing.clear()
         self._queued_bytes = 0
         self._since_mark = 0
-        self._queue.extend(control)
-        self._queue.append(CLEAR)
+        self.outgoing.extend(control)
+        self.outgoing.append(CLEAR)
         self._now = _Generation()
         old.cut_at_ms = now_ms
         if old.sent > old.confirmed or old.marks:
             fence = Mark("clear", self._name("clear"), old, None)
             self._fences[fence] = old
-            self._queue.append(fence)
+            self.outgoing.append(fence)
             self._cut.append(old)
             for utterance in old.utterances:
                 if utterance.start >= old.sent:
@@ -291,7 +287,7 @@ class Timeline:
     def take(self, now_ms: float) -> list[bytes | Mark | Clear]:
         """Everything that is due to be sent now, in order. Counts as sent from here on."""
         out: list[bytes | Mark | Clear] = []
-        queue = self._queue
+        queue = self.outgoing
         generation = self._now
         while queue:
             item = queue[0]
@@ -314,7 +310,7 @@ class Timeline:
         return out
 
     def _add_progress_mark(self, out: list[bytes | Mark | Clear], now_ms: float) -> None:
-        if self._queue and isinstance(self._queue[0], Mark):
+        if self.outgoing and isinstance(self.outgoing[0], Mark):
             return  # one comes anyway
         if not self._now.utterances and self._since_mark < _RAW_MARKS * self._mark_every:
             return
@@ -326,14 +322,14 @@ class Timeline:
     def pull(self, now_ms: float, *, audio: bool) -> bytes | Mark | Clear | None:
         """The next item alone, whatever the lead; None when there is none, or when it is audio and ``audio`` is
         False. For transports that fetch audio and marks separately."""
-        if not self._queue:
+        if not self.outgoing:
             return None
-        item = self._queue[0]
+        item = self.outgoing[0]
         if not isinstance(item, bytes):
             return self._take_control(now_ms)
         if not audio:
             return None
-        self._queue.popleft()
+        self.outgoing.popleft()
         self._sent(item, now_ms)
         return item
 
@@ -356,7 +352,7 @@ class Timeline:
         generation.play_end_ms = starts + length_ms
 
     def _take_control(self, now_ms: float) -> Mark | Clear:
-        item = self._queue.popleft()
+        item = self.outgoing.popleft()
         assert not isinstance(item, bytes)
         if isinstance(item, Mark):
             self._since_mark = 0
@@ -366,7 +362,7 @@ class Timeline:
     def _merged(self, first: bytes) -> bytes:
         parts = [first]
         size = len(first)
-        queue = self._queue
+        queue = self.outgoing
         while queue:
             following = queue[0]
             if not isinstance(following, bytes) or size + len(following) > _MESSAGE_BYTES:
@@ -387,9 +383,9 @@ class Timeline:
 
     def due_in_ms(self, now_ms: float) -> float | None:
         """How long until :meth:`take` has more to give; None while the queue is empty."""
-        if not self._queue:
+        if not self.outgoing:
             return None
-        item = self._queue[0]
+        item = self.outgoing[0]
         return self._room_in_ms(len(item), now_ms) if isinstance(item, bytes) else 0.0
 
     def _room_in_ms(self, size: int, now_ms: float) -> float:
@@ -468,8 +464,8 @@ class Timeline:
         self._fences.clear()
         for generation in list(self._cut):
             self._finish_cut(generation, generation.played(now_ms), proven=False)
-        unsent = [item for item in self._queue if isinstance(item, Mark)]
-        self._queue.clear()
+        unsent = [item for item in self.outgoing if isinstance(item, Mark)]
+        self.outgoing.clear()
         self._queued_bytes = 0
         self._finish(self._now, self._now.played(now_ms), Outcome.HUNG_UP, proven=False)
         for mark in unsent:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from threading import get_ident
 
 from ..clock import Clock
 from ..events import DtmfReceived
@@ -89,8 +90,9 @@ class StreamConnection:
         self._end_call = end_call
         self._limits = limits or ConnectionLimits()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._timeline: Timeline | None = None
+        self._lock = threading.Lock()  # the call's own, once there is one
         self._over = False
         self._flushing = False
         self._receiving = False
@@ -154,6 +156,7 @@ class StreamConnection:
             return
         self.live = live
         self._timeline = live.timeline
+        self._lock = live.bridge.lock
         self.leg = leg = Leg(
             call_sid=body.call_sid,
             stream_sid=body.stream_sid,
@@ -171,7 +174,7 @@ class StreamConnection:
 
     def wake(self) -> None:
         """The timeline has something new; any thread."""
-        if threading.get_ident() == self._thread:
+        if get_ident() == self._thread:
             self.dirty = True
             if not self._receiving:  # else the driver is about to flush, without the detour through the writer
                 self._release_writer()
@@ -216,15 +219,15 @@ class StreamConnection:
         """Send everything that is due. One at a time: a second caller leaves it to the first. Audio that is not due
         yet is left to the writer."""
         self.dirty = False
-        timeline, live = self._timeline, self.live
-        if self._flushing or timeline is None or live is None:
+        timeline = self._timeline
+        if self._flushing or timeline is None:
             return
         self._flushing = True
-        send, lock = self._send, live.bridge.lock
+        send = self._send
         try:
-            while timeline.waiting and not self._over:
+            while timeline.outgoing and not self._over:
                 self._send_since = now = self._monotonic()
-                with lock:
+                with self._lock:
                     items = timeline.take(now * 1000)
                 if not items:
                     if asyncio.current_task() is not self._writer:

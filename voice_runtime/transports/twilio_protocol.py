@@ -617,7 +617,7 @@ class MediaStream:
         if prefix is None or not audio:
             self._require_started()
             raise ValueError("expected at least one byte of audio; none came")
-        return f'{prefix}{b2a_base64(audio, newline=False).decode("ascii")}"}}}}'
+        return prefix + b2a_base64(audio, newline=False).decode() + '"}}'
 
     def mark(self, name: str) -> str:
         """The text that makes Twilio send ``name`` back once everything before it has been played.

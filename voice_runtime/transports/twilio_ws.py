@@ -148,21 +148,17 @@ class StreamEndpoint:
             if message["type"] != "websocket.receive":
                 return
             text = message.get("text")
-            if text is None:
-                data = message.get("bytes") or b""
-                size = len(data)
-                if size <= MAX_MESSAGE_BYTES:
-                    connection.receive_binary(data)
-            else:
-                size = len(text)
-                if size <= MAX_MESSAGE_BYTES:
-                    connection.receive(text)
-                    if connection.dirty:
-                        await connection.flush()
-            if size > MAX_MESSAGE_BYTES:
-                log.warning("Stream closed: a message of %d characters is not Twilio's", size)
+            if text is not None and len(text) <= MAX_MESSAGE_BYTES:
+                connection.receive(text)
+                if connection.dirty:
+                    await connection.flush()
+                continue
+            data = message.get("bytes") or b""
+            if text is not None or len(data) > MAX_MESSAGE_BYTES:
+                log.warning("Stream closed: a message of %d characters is not Twilio's", len(text or data))
                 await close(TOO_BIG)
                 return
+            connection.receive_binary(data)
 
     async def _end_call(self, call_sid: str) -> None:
         await end_call_by_rest(self._settings(), call_sid)
