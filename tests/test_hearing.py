@@ -393,19 +393,32 @@ class TestLife:
         assert [(ear.starts, ear.closes) for ear in ears] == [(1, 1), (1, 1)]
 
     def test_the_agents_own_echo_is_not_an_answer(self) -> None:
-        """Speech that lies within ours on the audio is not taken for the caller's, however late it comes."""
+        """Our own words that lie within our speech on the audio are not the caller's, however late they come."""
         session, _ = make(ScriptedRecognizer(late=1.5))
         events = Recorder()
         session.subscribe(events.append)
         with exchange(session) as line_of:
             line = connected(line_of, session)
-            call = line_of.thread(lambda: session.say("one two three four"))
+            call = line_of.thread(lambda: session.say("say yes or say no"))
             line_of.clock.sleep(0.3)
             line.says(spoken(0x21))
             call.join()
             assert session.listen(timeout=3).reason == "silence"
             line.hang_up()
         assert events.of(CallerHeard) == []
+
+    @pytest.mark.parametrize("dictation", [True, False])
+    def test_an_answer_into_the_question_counts(self, dictation: bool) -> None:
+        """People do not wait for the end of a question they know."""
+        session, _ = make(ScriptedRecognizer(dictation=dictation))
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            call = line_of.thread(lambda: session.ask("shall I book it for you", expect=["yes", "no"], timeout=3))
+            line_of.clock.sleep(1.6)
+            line.says(spoken(0x21))  # ends after the question, begins before
+            assert call.join().choice == "yes"
+            assert line.heard == ScriptedVoice().audio("shall I book it for you")
+            line.hang_up()
 
     def test_a_provider_of_ones_own_plugs_in(self) -> None:
         """The documented protocol alone: three callbacks, start, stop."""

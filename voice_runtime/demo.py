@@ -94,8 +94,8 @@ class _Screen:
                 self.line(at, "agent", "cyan", f"{verdict}: {ms / 1000:.2f} s of audio in {took / 1000:.2f} s")
             case CallerSpeaking(speaking=True):
                 self.line(at, "caller", "yellow", "speaks …")
-            case CallerHeard(text=text, start_ms=start, end_ms=end, behind_ms=behind):
-                self._caller_ended_at[sid] = at - behind
+            case CallerHeard(text=text, start_ms=start, end_ms=end):
+                self._caller_ended_at[sid] = end
                 self.line(at, "caller", "bold yellow", f"said      “{text}”  (audio {start:.0f} to {end:.0f} ms)")
             case MarkSettled(label=label, outcome=outcome, played_ms=ms) if label != "at":
                 self.line(at, "mark", "dim", f"{label}: {outcome.value} at {ms / 1000:.2f} s of our audio")

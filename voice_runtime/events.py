@@ -119,7 +119,7 @@ class RecognizerFailed(RecognitionEvent, frozen=True, kw_only=True):
 
 
 class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something the call did. ``at_ms``: since the call's first stream connected."""
+    """Something the call did. ``at_ms``: on the caller's audio, whose first frame is 0; so in a recording."""
 
     call_sid: str
     at_ms: float
@@ -155,14 +155,12 @@ class CallerSpeaking(CallEvent, frozen=True, kw_only=True):
 class CallerHeard(CallEvent, frozen=True, kw_only=True):
     """The recogniser committed what the caller said.
 
-    ``start_ms`` and ``end_ms`` lie on the caller's audio; ``behind_ms`` is how long ago that end was when the
-    transcript came.
+    ``start_ms`` and ``end_ms`` are where the speech lies; ``at_ms`` is when its transcript came.
     """
 
     text: str
     start_ms: float
     end_ms: float
-    behind_ms: float
 
 
 class DtmfReceived(CallEvent, frozen=True, kw_only=True):
@@ -178,9 +176,10 @@ class SayStarted(CallEvent, frozen=True, kw_only=True):
 
 
 class SayFinished(CallEvent, frozen=True, kw_only=True):
-    """What became of it: ``heard_text`` and ``heard_ms`` are what reached the caller."""
+    """What became of it: ``heard_text`` and ``heard_ms`` are what reached the caller; it began at ``start_ms``."""
 
     text: str
+    start_ms: float
     heard_text: str
     heard_ms: float
     outcome: Outcome

@@ -26,7 +26,7 @@ from .events import (
 from .exceptions import CallHangupError, ConfigurationError, ProviderError
 from .results import ListenResult
 from .stt_tee import SttTee
-from .turns.answers import find_choice
+from .turns.answers import find_choice, normalise
 
 if TYPE_CHECKING:
     from .stt import SttProvider
@@ -81,6 +81,8 @@ class Hearing:
         self._stt_task: asyncio.Task[None] | None = None
         self._arrived_ms = bridge.clock.monotonic() * 1000  # the newest frame
         self._origin_ms = 0.0  # where the recogniser's zero lies on the caller's audio
+        self._agent_said: deque[str] = deque(maxlen=4)  # an echo is of the newest sentences
+        self._agent_until_ms = 0.0
         self.frames_dropped = 0
 
     # -- the caller's audio (loop thread) -------------------------------------------------------------------------
@@ -113,7 +115,7 @@ class Hearing:
 
     def position_of(self, now_ms: float) -> float:
         """Where a moment of our clock (ms, not long ago) lies on the caller's audio (ms), as that is counted."""
-        return self.audio_ms + now_ms - self._arrived_ms
+        return self.audio_ms + now_ms - self._arrived_ms if self._audio_bytes else 0.0
 
     def clear_inbound(self) -> None:
         """Forget the frames nobody has taken yet, and the transcripts nobody has asked for. Any thread."""
@@ -252,12 +254,10 @@ class Hearing:
                 self._speaking = isinstance(event, SpeechStarted)
                 self._emit(CallerSpeaking, speaking=self._speaking)
             case Final(text=text) if text.strip():
-                is_echo = getattr(self.stt, "is_echo", None)
-                if is_echo is not None and is_echo(event):
+                if self._is_echo(event):
                     return
                 start_ms, end_ms = event.at_ms + origin, event.end_ms + origin
-                behind_ms = self.position_of(self._bridge.clock.monotonic() * 1000) - end_ms
-                self._emit(CallerHeard, text=text, start_ms=start_ms, end_ms=end_ms, behind_ms=behind_ms)
+                self._emit(CallerHeard, text=text, start_ms=start_ms, end_ms=end_ms)
                 self._understood(Final(at_ms=start_ms, end_ms=end_ms, text=text))
             case NoMatch():
                 self._understood(NoMatch(at_ms=event.at_ms + origin))
@@ -266,6 +266,36 @@ class Hearing:
             case _:
                 return
         self._bridge.notify()
+
+    def _is_echo(self, event: Final) -> bool:
+        """Whether this is our own voice coming back: it lies within our speech on the audio, and says what we said.
+
+        A caller may well answer into the question. A recogniser that only knows what it is told to expect hears one
+        of that in any sound, so for it the words prove nothing: there only what ended before we did is dropped.
+        """
+        is_echo = getattr(self.stt, "is_echo", None)
+        if is_echo is None or not is_echo(event):
+            return False
+        if not self.stt_dictates():
+            return event.end_ms + self._origin_ms <= self._agent_until_ms
+        ours = set(normalise(" ".join(self._agent_said)))
+        return ours.issuperset(normalise(event.text))
+
+    def stt_dictates(self) -> bool:
+        """Whether the recogniser writes down anything that is said."""
+        return bool(getattr(getattr(self.stt, "capabilities", None), "dictation", True))
+
+    def agent_speaks(self, speaking: bool, text: str) -> None:
+        """Our own voice begins to say ``text``, or has ended; any thread."""
+        if speaking:
+            self._agent_said.append(text)
+        else:
+            self._agent_until_ms = self.audio_ms
+        if self.stt is not None:
+            try:
+                self.stt.set_speaking(speaking)
+            except Exception:
+                log.exception("set_speaking() of the speech recogniser failed")
 
     def _understood(self, event: Final | NoMatch) -> None:
         with self._bridge.lock:
@@ -277,8 +307,8 @@ class Hearing:
             self._bridge.condition.notify_all()
         self._emit(RecognitionFailed, error=failure.message)
 
-    def listen(self, timeout: float, expect: Sequence[str] | None, digits: int | None) -> ListenResult:
-        """Block until the caller has said something; see ``VoiceSession.listen``."""
+    def prepare(self, expect: Sequence[str] | None, digits: int | None) -> float:
+        """Tell the recogniser what may be said from now on. Returns where that is on the caller's audio (ms)."""
         refuse_on_event_loop("listen()")
         bridge = self._bridge
         from_ms = self.audio_ms
@@ -289,6 +319,11 @@ class Hearing:
             bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
             self._raise_if_over()
             asked.result(timeout=0)
+        return from_ms
+
+    def listen(self, timeout: float, expect: Sequence[str] | None, from_ms: float) -> ListenResult:
+        """Block until there is something that the caller said after ``from_ms``; see ``VoiceSession.listen``."""
+        bridge = self._bridge
         deadline = bridge.clock.monotonic() + timeout
         grace: float | None = None
         while True:

@@ -31,7 +31,7 @@ _TASK_GRACE_S = 5.0
 
 
 class TranscriptLine(NamedTuple):
-    """One line of a call's transcript. ``speaker`` is ``caller`` or ``agent``; ``at_ms`` since the call began."""
+    """One line of a call's transcript. ``speaker`` is ``caller`` or ``agent``; ``at_ms`` is when it began."""
 
     speaker: str
     text: str
@@ -54,7 +54,12 @@ class LiveCall:
         self.dispatcher = Dispatcher(clock, "call-callbacks")
         self.hearing = Hearing(self.bridge, self.dispatcher, emit=self.emit)
         self.speaker = Speaker(
-            self.bridge, emit=self.emit, speaking=self._agent_speaks, limits=limits, lead_ms=lead_ms
+            self.bridge,
+            emit=self.emit,
+            speaking=self.hearing.agent_speaks,
+            now_ms=self.now_ms,
+            limits=limits,
+            lead_ms=lead_ms,
         )
         self.call_sid = ""
         self.caller = ""
@@ -82,28 +87,22 @@ class LiveCall:
 
     # -- events ---------------------------------------------------------------------------------------------------
 
+    def now_ms(self) -> float:
+        """Now, on the one time line of the call: the caller's audio, whose first frame is 0. A recording's, too."""
+        return max(0.0, round(self.hearing.position_of(self.clock.monotonic() * 1000), 1))
+
     def emit(self, make: type[CallEvent], **facts: Any) -> None:
         """Publish a call event to the observers, on the dispatcher thread. Any thread, any lock held."""
-        started = self.started_at
-        at_ms = 0.0 if started is None else (self.clock.monotonic() - started) * 1000
+        at_ms = self.now_ms()
         if make is CallerHeard:
-            self.transcript.append(TranscriptLine("caller", facts["text"], at_ms))
+            self.transcript.append(TranscriptLine("caller", facts["text"], facts["start_ms"]))
         elif make is SayFinished and facts["heard_text"]:
-            self.transcript.append(TranscriptLine("agent", facts["heard_text"], at_ms))
+            self.transcript.append(TranscriptLine("agent", facts["heard_text"], facts["start_ms"]))
         if not self._observers:
             return
         event = make(call_sid=self.call_sid, at_ms=at_ms, **facts)
         for observer in tuple(self._observers):
             self.dispatcher.submit(lambda observer=observer: observer(event))  # type: ignore[misc]
-
-    def _agent_speaks(self, speaking: bool) -> None:
-        stt = self.hearing.stt
-        if stt is None:
-            return
-        try:
-            stt.set_speaking(speaking)
-        except Exception:
-            log.exception("set_speaking() of the speech recogniser failed")
 
     # -- life (loop thread) ---------------------------------------------------------------------------------------
 
@@ -164,12 +163,14 @@ class LiveCall:
         except Exception:
             log.exception("Call %s did not wind up cleanly", self.call_sid)
         finally:
-            duration = 0.0 if self.started_at is None else (self.clock.monotonic() - self.started_at) * 1000
-            self.emit(CallEnded, reason=self.bridge.ended, duration_ms=duration)
+            self.emit(CallEnded, reason=self.bridge.ended, duration_ms=self._duration_ms())
             self.dispatcher.close()
             self.over.set()
             if self.on_over is not None:
                 self.on_over()
+
+    def _duration_ms(self) -> float:
+        return 0.0 if self.started_at is None else round((self.clock.monotonic() - self.started_at) * 1000, 1)
 
     async def _close_voice(self) -> None:
         synthesizer = getattr(self.voice, "synthesizer", None)

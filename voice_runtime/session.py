@@ -227,15 +227,22 @@ class VoiceSession:
 
     def _say_through(self, tts: TtsProvider, text: str, stop_event: threading.Event | None) -> SayResult:
         """A voice of one's own, which knows only ``speak``: its audio is measured between two marks."""
+        speaker = self.live.speaker
         before = self.heard_ms
-        told = tts.speak(text, self, stop_event)
-        outcome = self.live.speaker.mark_and_wait("end", 30.0 + self._pending_s())
-        heard_ms = self.heard_ms - before
-        if told.get("interrupted"):
-            outcome = Outcome.INTERRUPTED
+        speaker.started(text)
+        outcome, told = Outcome.FAILED, {}
+        try:
+            told = tts.speak(text, self, stop_event) or {}
+            outcome = speaker.mark_and_wait("end", 30.0 + self._pending_s())
+        finally:
+            heard_ms = self.heard_ms - before
+            if told.get("interrupted"):
+                outcome = Outcome.INTERRUPTED
+            heard = str(told.get("last_spoken") or (text if outcome is Outcome.PLAYED else ""))
+            speaker.finished(text, heard, heard_ms, outcome)
         result = SayResult(
             text=text,
-            heard_text=str(told.get("last_spoken", "")),
+            heard_text=heard,
             heard_ms=heard_ms,
             duration_ms=heard_ms,
             outcome=outcome,
@@ -262,7 +269,7 @@ class VoiceSession:
         Args:
             timeout: seconds to wait for the caller to begin; a sentence under way is heard to its end.
             expect: the answers that count; the result's ``choice`` is the one that was heard.
-            digits: expect that many spoken digits.
+            digits: expect that many spoken digits. (Keys come as ``DtmfReceived`` events.)
 
         Raises:
             CallHangupError: the call ended.
@@ -271,10 +278,10 @@ class VoiceSession:
             ProviderError: recognition failed.
             ConfigurationError: there is no recogniser.
         """
-        if expect is not None and (isinstance(expect, str) or not expect):
-            raise ValueError(f"expect must be a list of answers, for example ['yes', 'no'], not {expect!r}")
-        seconds = self.listen_timeout if timeout is None else timeout
-        return self.live.hearing.listen(seconds, expect, digits)
+        _check_expect(expect)
+        hearing = self.live.hearing
+        from_ms = hearing.prepare(expect, digits)
+        return hearing.listen(self.listen_timeout if timeout is None else timeout, expect, from_ms)
 
     def ask(
         self,
@@ -285,15 +292,19 @@ class VoiceSession:
         timeout: float | None = None,
         attempts: int = 2,
     ) -> ListenResult:
-        """Say ``question``, then listen; ask again when nothing expected is heard, ``attempts`` times in all.
+        """Say ``question`` and listen; ask again when nothing expected is heard, ``attempts`` times in all.
 
-        The result is false (``if not answer``) when no attempt brought an answer. Raises as :meth:`say` and
+        An answer that comes while the question is still being said counts. The result is false (``if not answer``) when no attempt brought an answer. Raises as :meth:`say` and
         :meth:`listen`.
         """
+        _check_expect(expect)
+        hearing = self.live.hearing
+        seconds = self.listen_timeout if timeout is None else timeout
         result = ListenResult()
         for _ in range(max(1, attempts)):
+            from_ms = hearing.prepare(expect, digits)
             self.say(question)
-            result = self.listen(timeout=timeout, expect=expect, digits=digits)
+            result = hearing.listen(seconds, expect, from_ms)
             if result:
                 break
         return result
@@ -559,6 +570,11 @@ class VoiceSession:
         self._outbound_pull = None
         self._tap(live)
         self.live = live
+
+
+def _check_expect(expect: Sequence[str] | None) -> None:
+    if expect is not None and (isinstance(expect, str) or not expect):
+        raise ValueError(f"expect must be a list of answers, for example ['yes', 'no'], not {expect!r}")
 
 
 def _late_bound(name: str) -> property:

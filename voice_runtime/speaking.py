@@ -53,7 +53,8 @@ class Speaker:
         bridge: Bridge,
         *,
         emit: Callable[..., None],
-        speaking: Callable[[bool], None],
+        speaking: Callable[[bool, str], None],
+        now_ms: Callable[[], float],
         limits: SpeakerLimits,
         lead_ms: float,
     ) -> None:
@@ -64,9 +65,11 @@ class Speaker:
         self._lock = bridge.lock
         self._emit = emit
         self._speaking = speaking
+        self._call_ms = now_ms
         self._wake: Callable[[], None] = _nobody
         self._taken = False  # somebody is queueing an utterance
         self._voices = 0
+        self._began_ms = 0.0
 
     def attach(self, wake: Callable[[], None]) -> None:
         """Whoever drains the timeline is told by ``wake`` (any thread, cheap) when there is something for it."""
@@ -154,15 +157,16 @@ class Speaker:
             outcome=outcome,
             error=error,
         )
-        self._finished(text, result.heard_text, heard_ms, outcome)
+        self.finished(text, result.heard_text, heard_ms, outcome)
         if outcome is Outcome.HUNG_UP:
             raise CallHangupError(partial=result, reason=bridge.ended or "")
         return result
 
     def play(self, audio: bytes, name: str, stop_event: threading.Event | None = None) -> PlayResult:
-        """Queue a recording and wait until it was heard."""
+        """Queue a recording and wait until it was heard. In events its text is its name in brackets."""
         refuse_on_event_loop("play()")
         bridge = self._bridge
+        name = f"[{name}]"
         with self._turn():
             utterance = self._begin(name)
             with bridge.lock:
@@ -174,7 +178,7 @@ class Speaker:
         result = PlayResult(
             name=name, heard_ms=heard_ms, duration_ms=duration_ms, outcome=self._outcome_of(utterance)
         )
-        self._finished(name, name if result.complete else "", heard_ms, result.outcome)
+        self.finished(name, name if result.complete else "", heard_ms, result.outcome)
         if result.outcome is Outcome.HUNG_UP:
             raise CallHangupError(partial=result, reason=bridge.ended or "")
         return result
@@ -198,18 +202,28 @@ class Speaker:
     def _begin(self, text: str) -> Utterance:
         with self._bridge.lock:
             utterance = self.timeline.begin()
-            self._voices += 1
-        self._speaking(True)
-        self._emit(SayStarted, text=text)
+        self.started(text)
         return utterance
 
-    def _finished(self, text: str, heard: str, heard_ms: float, outcome: Outcome) -> None:
+    def started(self, text: str) -> None:
+        """Somebody begins to say ``text``."""
+        with self._bridge.lock:
+            self._voices += 1
+        self._began_ms = self._call_ms()
+        self._speaking(True, text)
+        self._emit(SayStarted, text=text)
+
+    def finished(self, text: str, heard: str, heard_ms: float, outcome: Outcome) -> None:
+        """And has ended."""
         with self._bridge.lock:
             self._voices -= 1
             silent = self._voices == 0
         if silent:
-            self._speaking(False)
-        self._emit(SayFinished, text=text, heard_text=heard, heard_ms=heard_ms, outcome=outcome)
+            self._speaking(False, text)
+        start_ms = max(0.0, self._call_ms() - heard_ms) if outcome is Outcome.PLAYED else self._began_ms
+        self._emit(
+            SayFinished, text=text, heard_text=heard, heard_ms=heard_ms, start_ms=round(start_ms, 1), outcome=outcome
+        )
 
     async def _make(self, synthesizer: Synthesizer, text: str, utterance: Utterance) -> None:
         """On the loop: from the synthesiser's chunks to the timeline, with a deadline on each."""

@@ -83,7 +83,8 @@ class Mouth:
     @property
     def talking(self) -> bool:
         """Whether something is being said now."""
-        return self._end > asyncio.get_running_loop().time() * SAMPLES_PER_SECOND
+        # Compared as spoken() sleeps, in seconds: multiplied back, the time may fall short of its own sample.
+        return self._end / SAMPLES_PER_SECOND > asyncio.get_running_loop().time()
 
     async def spoken(self) -> None:
         """Wait until everything is said, or :meth:`stop` is called."""
