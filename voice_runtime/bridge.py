@@ -107,17 +107,16 @@ class Bridge:
             task = self.spawn(make())
 
             def finished(task: asyncio.Task[T]) -> None:
-                with self.lock:
-                    if not future.done():
-                        if task.cancelled():
-                            future.cancel()
-                        elif (error := task.exception()) is not None:
-                            future.set_exception(error)
-                        else:
-                            future.set_result(task.result())
-                    elif not task.cancelled():
-                        task.exception()  # nobody waits any longer; it is not "never retrieved"
-                    self.condition.notify_all()
+                try:
+                    if task.cancelled():
+                        future.cancel()
+                    elif (error := task.exception()) is not None:
+                        future.set_exception(error)
+                    else:
+                        future.set_result(task.result())
+                except concurrent.futures.InvalidStateError:
+                    pass  # cancelled by whoever waited
+                self.notify()
 
             def cancelled(future: concurrent.futures.Future[T]) -> None:
                 if future.cancelled() and not task.done():

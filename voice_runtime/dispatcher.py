@@ -16,8 +16,14 @@ __all__ = ["Dispatcher"]
 log = logging.getLogger(__name__)
 
 
+_LIMIT = 10_000  # callbacks of some hours
+
+
 class Dispatcher:
-    """Started with the first callback, ended by :meth:`close` after those already given."""
+    """Started with the first callback, ended by :meth:`close` after those already given.
+
+    A callback that blocks keeps the others waiting; beyond a bound they are dropped and counted in ``dropped``.
+    """
 
     def __init__(self, clock: Clock, name: str) -> None:
         self.name = name
@@ -25,11 +31,17 @@ class Dispatcher:
         self._queue = clock.queue()
         self._thread: ClockThread | None = None
         self._closed = False
+        self.dropped = 0
         self._starting = threading.Lock()
 
     def submit(self, callback: Callable[[], object]) -> None:
         """Any thread. After :meth:`close` the callback is dropped: the call is over."""
         if self._closed:
+            return
+        if self._queue.qsize() >= _LIMIT:
+            self.dropped += 1
+            if self.dropped == 1:
+                log.warning("%s: a callback blocks, %d more wait and further ones are dropped", self.name, _LIMIT)
             return
         self._queue.put(callback)
         if self._thread is None:

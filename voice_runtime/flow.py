@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from .bridge import refuse_on_event_loop
 from .clock import ClockThread
 from .events import FlowFailed
 from .exceptions import CallHangupError, CallNotAnsweredError
 from .live_call import LiveCall, TranscriptLine
 from .session import VoiceSession
 
-__all__ = ["Call"]
+__all__ = ["APOLOGY", "Call"]
 
 log = logging.getLogger(__name__)
+
+APOLOGY = "I am sorry, something went wrong. Please call again later. Goodbye."
+"""What a caller hears when ``run()`` fails, unless told otherwise."""
 
 _STUBBORN_AFTER_S = 5.0
 
@@ -32,13 +37,14 @@ class Call:
         status: the newest CallStatus Twilio reported, for a call that was dialled; else empty.
     """
 
-    def __init__(self, session: VoiceSession) -> None:
+    def __init__(self, session: VoiceSession, cancel: Callable[[str], object] | None = None) -> None:
         self.session = session
         self.call_sid = session.call_sid or ""
         self.result: Any = None
         self.error: BaseException | None = None
         self.status = ""
         self._live: LiveCall = session.live
+        self._cancel = cancel
         self._flow_done = False
         self._thread: ClockThread | None = None
 
@@ -79,6 +85,19 @@ class Call:
             return bool(self.outcome)
         return self._flow_done and bool(self._live.ended)
 
+    def hang_up(self) -> None:
+        """End the call now, also while it still rings. Blocks as long as Twilio's REST API takes, for a call that
+        rings; does not wait for :meth:`wait`.
+
+        Raises:
+            RestError: Twilio refused, or could not be reached.
+        """
+        refuse_on_event_loop("hang_up()")
+        ringing = self._live.started_at is None
+        self._live.hang_up("cut")
+        if ringing and self.call_sid and self._cancel is not None:
+            self._cancel(self.call_sid)
+
     def report_status(self, status: str) -> None:
         """Twilio says what became of the call; any thread."""
         self.status = status
@@ -89,10 +108,11 @@ class Call:
 
     # -- the flow's thread ----------------------------------------------------------------------------------------
 
-    def start(self, apology: str | None, on_done: Callable[[], None] | None = None) -> None:
-        """Run the session's ``run()`` in a thread named after the call."""
+    def start(self, apology: str | None) -> None:
+        """Run the session's ``run()`` in a thread named after the call. Loop thread."""
         live = self._live
         self.call_sid = live.call_sid
+        live.on_over.append(self._watch)
 
         def body() -> None:
             try:
@@ -101,29 +121,28 @@ class Call:
                 with live.bridge.lock:
                     self._flow_done = True
                     live.bridge.condition.notify_all()
-                if on_done is not None:
-                    on_done()
 
         self._thread = live.clock.start_thread(body, f"call {self.call_sid}")
 
-    def report_if_stubborn(self) -> float | None:
-        """Seconds after which to look whether the thread has ended with its call; None when it has. Says so in the
-        log when it has not: a user function that sleeps cannot be ended from outside."""
-        if self._flow_done or self._thread is None:
-            return None
-        log.warning("The thread of call %s still runs %g s after its end", self.call_sid, _STUBBORN_AFTER_S)
-        return _STUBBORN_AFTER_S
+    def _watch(self) -> None:
+        """The call is over: look whether its thread has ended with it. One that sleeps cannot be ended."""
+        asyncio.get_running_loop().call_later(_STUBBORN_AFTER_S, self._report_if_stubborn)
+
+    def _report_if_stubborn(self) -> None:
+        if not self._flow_done:
+            log.warning("The thread of call %s still runs %g s after its end", self.call_sid, _STUBBORN_AFTER_S)
 
     def _run(self, apology: str | None) -> None:
+        # Of the session only run() may be overridden: its verbs are called as VoiceSession has them.
         session = self.session
         try:
             self.result = session.run()
-            session.hang_up()
+            VoiceSession.hang_up(session)
         except CallHangupError as error:
             if not self._live.ended:
                 # Not of this call's making: raised by hand, or of another call.
                 log.info("Call %s: run() ended with %s", self.call_sid, error)
-                session.request_disconnect()
+                self._live.hang_up("cut")
         except Exception as error:
             self.error = error
             log.exception("Call %s: run() failed", self.call_sid)
@@ -132,18 +151,18 @@ class Call:
         except BaseException as error:  # noqa: BLE001 - SystemExit and its like: the call ends, not the process
             self.error = error
             log.warning("Call %s: run() ended with %r", self.call_sid, error)
-            session.request_disconnect()
+            self._live.hang_up("failed")
 
     def _apologise(self, apology: str | None) -> None:
         session = self.session
         try:
-            if apology:
-                session.clear()
-                session.say(apology)
-            session.hang_up()
+            if apology and session.tts_factory is not None:
+                VoiceSession.clear(session)
+                VoiceSession.say(session, apology)
+            VoiceSession.hang_up(session)
         except CallHangupError:
             pass
         except Exception:
             # The voice itself may be what failed.
             log.exception("Call %s: the apology could not be said", self.call_sid)
-            session.request_disconnect()
+            self._live.hang_up("failed")

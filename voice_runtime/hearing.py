@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .audio.frames import BYTES_PER_MS
 from .bridge import Bridge, refuse_on_event_loop
 from .clock import ClockQueue
 from .dispatcher import Dispatcher
@@ -24,59 +25,46 @@ from .events import (
     SpeechStarted,
 )
 from .exceptions import CallHangupError, ConfigurationError, ProviderError
+from .inbound import INBOUND_FRAMES, InboundQueue
 from .results import ListenResult
+from .stt import Recognizer, RecognizerStt
 from .stt_tee import SttTee
 from .turns.answers import find_choice, normalise
+from .workers import run_in_thread
 
 if TYPE_CHECKING:
     from .stt import SttProvider
 
-__all__ = ["Hearing", "InboundQueue"]
+__all__ = ["Hearing"]
 
 log = logging.getLogger(__name__)
 
-_BYTES_PER_MS = 8
-_INBOUND_FRAMES = 1500  # 30 s of 20 ms frames
 _LONGEST_UTTERANCE_S = 30.0
 _TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
 _READY_S = 15.0
 _STOP_S = 5.0
 
 
-class InboundQueue(asyncio.Queue["bytes | None"]):
-    """The caller's frames for a speech provider: 30 s at most, then the oldest goes, counted in ``dropped``."""
-
-    def __init__(self, frames: int = _INBOUND_FRAMES) -> None:
-        super().__init__()
-        self._frames = frames
-        self.dropped = 0
-
-    def push(self, item: bytes | None) -> None:
-        """Loop thread."""
-        if self.qsize() >= self._frames:
-            self.get_nowait()
-            self.dropped += 1
-        self.put_nowait(item)
-
-
 class Hearing:
     """One per call."""
 
-    def __init__(self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None]) -> None:
+    def __init__(
+        self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None], setting: Callable[[str], Any]
+    ) -> None:
         self._inbound: InboundQueue | None = None
         self._audio_bytes = 0
         self.stt: SttProvider | None = None
-        self.stt_factory: Callable[[], SttProvider] | None = None
-        self.stt_secondary_factory: Callable[[], SttProvider] | None = None
-        self.on_stt_ready: Callable[[Any], None] | None = None
         self.on_frame: Callable[[bytes], None] | None = None
         self._bridge = bridge
         self._dispatcher = dispatcher
         self._emit = emit
+        self._setting = setting
         self._listeners: tuple[ClockQueue, ...] = ()
         self._finals: deque[Final | NoMatch] = deque(maxlen=256)
         self._speaking = False
         self._failure: RecognizerFailed | None = None
+        self._tell_error: Callable[[str], None] | None = None
+        self._agent_speaking = False
         self._ready = False
         self._stt_task: asyncio.Task[None] | None = None
         self._arrived_ms = bridge.clock.monotonic() * 1000  # the newest frame
@@ -90,7 +78,7 @@ class Hearing:
     @property
     def audio_ms(self) -> float:
         """How much audio of the caller has arrived."""
-        return self._audio_bytes / _BYTES_PER_MS
+        return self._audio_bytes / BYTES_PER_MS
 
     @property
     def inbound(self) -> InboundQueue:
@@ -106,7 +94,7 @@ class Hearing:
         if self._inbound is not None:
             self._inbound.push(audio)
         for listener in self._listeners:
-            if listener.qsize() < _INBOUND_FRAMES:
+            if listener.qsize() < INBOUND_FRAMES:
                 listener.put(audio)
             else:
                 self.frames_dropped += 1
@@ -134,8 +122,12 @@ class Hearing:
         frames = bridge.clock.queue()
         with bridge.lock:
             if bridge.ended:
-                return
+                frames.put(None)
             self._listeners = (*self._listeners, frames)
+        return self._frames_from(frames, timeout)
+
+    def _frames_from(self, frames: ClockQueue, timeout: float | None) -> Iterator[bytes]:
+        bridge = self._bridge
         try:
             while True:
                 try:
@@ -152,23 +144,29 @@ class Hearing:
     # -- the recogniser's life (loop thread) ----------------------------------------------------------------------
 
     def start_recognition(self) -> None:
-        """Start the recogniser of ``stt_factory``, once; nothing without a factory."""
-        if self._stt_task is None and self.stt_factory is not None and not self._bridge.ended:
-            self._stt_task = self._bridge.spawn(self._recognise(self.stt_factory))
+        """Start the recogniser of ``stt_factory``, once; nothing without a factory. After a failure, again."""
+        factory = self._setting("stt_factory")
+        if factory is None or self._bridge.ended:
+            return
+        if self._stt_task is None or (self._stt_task.done() and self._failure is not None):
+            with self._bridge.lock:
+                self._failure = None
+            self._stt_task = self._bridge.spawn(self._recognise(factory))
 
     async def _recognise(self, factory: Callable[[], SttProvider]) -> None:
-        loop = asyncio.get_running_loop()
         stt: SttProvider | None = None
         try:
-            # In a worker thread: a factory may import an SDK or load a model.
-            stt = await loop.run_in_executor(None, factory)
-            if self.stt_secondary_factory is not None:
-                stt = SttTee(primary=stt, secondary=await loop.run_in_executor(None, self.stt_secondary_factory))
+            # In a thread: a factory may import an SDK or load a model.
+            stt = await run_in_thread(self._bridge.clock, factory, "call-stt-factory")
+            stt = await self._with_secondary(_faced(stt))
             self.stt = stt
-            if self.on_stt_ready is not None:
-                await self._run_hook(self.on_stt_ready, stt)
+            hook = self._setting("on_stt_ready")
+            if hook is not None:
+                await self._run_hook(hook, stt)
             self._wire(stt)
             self._origin_ms = self.audio_ms
+            if self._agent_speaking:
+                stt.set_speaking(True)  # the greeting began before there was anybody to tell
             if not hasattr(stt, "expect"):
                 self._set_ready()  # start() of a provider of one's own may run for the whole call
             await stt.start(self.inbound)
@@ -179,9 +177,19 @@ class Hearing:
             log.exception("Speech recognition could not be started")
             kind = error.kind if isinstance(error, ProviderError) else "unavailable"
             self._failed(RecognizerFailed(at_ms=0.0, kind=kind, message=str(error), retryable=False))
-            on_error = getattr(stt, "on_error", None)
-            if on_error is not None and not hasattr(stt, "dispatch"):
-                on_error(str(error))  # already made to run on the dispatcher; a face has reported it itself
+            if self._tell_error is not None:
+                self._tell_error(str(error))  # a face has told it itself
+
+    async def _with_secondary(self, stt: SttProvider) -> SttProvider:
+        factory = self._setting("stt_secondary_factory")
+        if factory is None:
+            return stt
+        try:
+            secondary = await run_in_thread(self._bridge.clock, factory, "call-stt-factory")
+        except Exception:
+            log.exception("The secondary recogniser could not be made; the call goes on with the primary alone")
+            return stt
+        return SttTee(primary=stt, secondary=_faced(secondary))
 
     async def _run_hook(self, hook: Callable[[Any], None], stt: SttProvider) -> None:
         done = asyncio.Event()
@@ -209,11 +217,15 @@ class Hearing:
             if committed is not None:
                 self._dispatcher.submit(lambda: committed(text))
 
-        def on_error(reason: str) -> None:
-            self._failed(RecognizerFailed(at_ms=0.0, kind="unavailable", message=reason, retryable=False))
+        def tell(reason: str) -> None:
             if failed is not None:
                 self._dispatcher.submit(lambda: failed(reason))
 
+        def on_error(reason: str) -> None:
+            self._failed(RecognizerFailed(at_ms=0.0, kind="unavailable", message=reason, retryable=False))
+            tell(reason)
+
+        self._tell_error = tell
         stt.on_committed = on_committed
         stt.on_error = on_error
         if recognizing is not None:
@@ -287,6 +299,7 @@ class Hearing:
 
     def agent_speaks(self, speaking: bool, text: str) -> None:
         """Our own voice begins to say ``text``, or has ended; any thread."""
+        self._agent_speaking = speaking
         if speaking:
             self._agent_said.append(text)
         else:
@@ -316,8 +329,11 @@ class Hearing:
         restrict = getattr(self.stt, "expect", None)
         if restrict is not None:
             asked = bridge.start(lambda: restrict(expect, digits))
-            bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
+            done = bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
             self._raise_if_over()
+            if not done:
+                asked.cancel()
+                raise ProviderError("timeout", f"the recogniser did not take what to expect within {_READY_S:g} s")
             asked.result(timeout=0)
         return from_ms
 
@@ -328,14 +344,10 @@ class Hearing:
         grace: float | None = None
         while True:
             limit = deadline if grace is None else grace
-            found = bridge.wait_until(
-                lambda: self._said_since(from_ms) or self._failure or bridge.ended, limit - bridge.clock.monotonic()
-            )
+            said = self._wait_said(from_ms, limit - bridge.clock.monotonic())
+            if said is not None:
+                return _result(said, expect)
             self._raise_if_over()
-            if found:
-                with bridge.lock:
-                    event = self._finals.popleft()
-                return _result(event, expect)
             if grace is None and self._speaking:
                 # In the middle of a sentence: let it end.
                 grace = bridge.clock.monotonic() + _LONGEST_UTTERANCE_S
@@ -354,10 +366,17 @@ class Hearing:
             finals.popleft()
         return bool(finals)
 
+    def _wait_said(self, from_ms: float, timeout: float) -> Final | NoMatch | None:
+        """Wait for it and take it, in one go under the lock: two listeners never take the same."""
+        bridge = self._bridge
+        with bridge.lock:
+            bridge.condition.wait_for(lambda: self._said_since(from_ms) or self._failure or bridge.ended, timeout)
+            return self._finals.popleft() if self._said_since(from_ms) else None
+
     def _await_recogniser(self) -> None:
         bridge = self._bridge
         self._raise_if_over()
-        if self.stt_factory is None and self.stt is None:
+        if self._setting("stt_factory") is None and self.stt is None:
             raise ConfigurationError(
                 "listen() needs a speech recogniser and this call has none. Give one to the server, for example "
                 "VoiceServer(Flow, stt='pocketsphinx'), or set session.stt_factory."
@@ -373,6 +392,11 @@ class Hearing:
         failure = self._failure
         if failure is not None:
             raise ProviderError(failure.kind, failure.message, retryable=failure.retryable)
+
+
+def _faced(stt: Any) -> SttProvider:
+    """A factory may also make a bare recogniser."""
+    return RecognizerStt(stt) if isinstance(stt, Recognizer) else stt
 
 
 def _end_of(event: Final | NoMatch) -> float:

@@ -28,6 +28,7 @@ __all__ = ["LiveCall", "TranscriptLine"]
 log = logging.getLogger(__name__)
 
 _TASK_GRACE_S = 5.0
+_SEAM_REASONS = frozenset({"caller_hung_up", "stream_lost"})  # what the end of a replaced stream looks like
 
 
 class TranscriptLine(NamedTuple):
@@ -48,11 +49,12 @@ class LiveCall:
         lead_ms: float,
         limits: SpeakerLimits,
         observers: list[Callable[[CallEvent], None]],
+        setting: Callable[[str], Any],
     ) -> None:
         self.clock = clock
         self.bridge = Bridge(clock)
         self.dispatcher = Dispatcher(clock, "call-callbacks")
-        self.hearing = Hearing(self.bridge, self.dispatcher, emit=self.emit)
+        self.hearing = Hearing(self.bridge, self.dispatcher, emit=self.emit, setting=setting)
         self.speaker = Speaker(
             self.bridge,
             emit=self.emit,
@@ -70,9 +72,12 @@ class LiveCall:
         self.voice: TtsProvider | None = None
         self.started_at: float | None = None
         self.disconnect_wanted = ""
-        self.over = asyncio.Event()
-        self.on_begun: Callable[[], None] | None = None
-        self.on_over: Callable[[], None] | None = None
+        self.on_begun: list[Callable[[], None]] = []
+        """Called on the loop when the first stream is up."""
+        self.on_over: list[Callable[[], None]] = []
+        """Called on the loop when nothing of the call runs any more but its flow's thread."""
+        self._next_leg_s = 0.0
+        self._seam: asyncio.TimerHandle | None = None
         self.transcript: list[TranscriptLine] = []
         self._observers = observers
         self._ending: asyncio.Task[None] | None = None
@@ -106,31 +111,66 @@ class LiveCall:
 
     # -- life (loop thread) ---------------------------------------------------------------------------------------
 
-    def begin_leg(self, leg: Leg) -> None:
-        """A stream of this call is up."""
+    def begin_leg(
+        self, *, call_sid: str, stream_sid: str, wake: Callable[[], None], hang_up: Callable[[str], None]
+    ) -> Leg:
+        """A stream of this call is up: the first, or the next after :meth:`await_next_leg`."""
         with self.bridge.lock:
             first = self.started_at is None
-            self.leg = leg
+            self.speaker.next_leg()
+            self.leg = leg = Leg(
+                call_sid=call_sid, stream_sid=stream_sid, timeline=self.timeline, wake=wake, hang_up=hang_up
+            )
+            self._next_leg_s = 0.0
             if first:
-                self.call_sid = leg.call_sid
+                self.call_sid = call_sid
                 self.started_at = self.clock.monotonic()
+            disconnect_wanted = self.disconnect_wanted
             self.bridge.condition.notify_all()
-        self.dispatcher.name = f"call-callbacks {leg.call_sid}"
-        self.speaker.attach(leg.wake)
+        if self._seam is not None:
+            self._seam.cancel()
+            self._seam = None
+        self.dispatcher.name = f"call-callbacks {call_sid}"
+        self.speaker.attach(wake)
         if first:
             self.emit(CallStarted, caller=self.caller, called=self.called, direction=self.direction)
-        self.emit(LegStarted, stream_sid=leg.stream_sid)
-        self.hearing.start_recognition()
-        if self.disconnect_wanted:
-            leg.hang_up(self.disconnect_wanted)
-        if first and self.on_begun is not None:
-            self.on_begun()
+        self.emit(LegStarted, stream_sid=stream_sid)
+        self.bridge.call_soon(self.hearing.start_recognition)
+        if disconnect_wanted:
+            hang_up(disconnect_wanted)
+        if first:
+            for begun in self.on_begun:
+                begun()
+        return leg
+
+    def await_next_leg(self, timeout: float) -> None:
+        """The stream is about to be replaced (a transfer, keys sent through the TwiML): its end is not the call's,
+        if the next one comes within ``timeout`` seconds. Any thread."""
+        with self.bridge.lock:
+            self._next_leg_s = timeout
 
     def leg_ended(self, leg: Leg, reason: str) -> None:
-        """The stream is gone, and with it the call."""
-        if leg is self.leg:
-            self.emit(LegEnded, stream_sid=leg.stream_sid, reason=reason)
+        """The stream is gone, and with it the call, unless another is awaited."""
+        if leg is not self.leg:
+            return
+        self.emit(LegEnded, stream_sid=leg.stream_sid, reason=reason)
+        if not self._next_leg_s or reason not in _SEAM_REASONS:
             self.end(reason)
+            return
+        with self.bridge.lock:
+            self.speaker.close()
+            self.leg = None
+            self.bridge.condition.notify_all()
+        self._seam = asyncio.get_running_loop().call_later(self._next_leg_s, self.end, "next_stream_missing")
+
+    def hang_up(self, reason: str) -> None:
+        """Have the transport end the call now; before its stream is up, as soon as it is. Any thread."""
+        with self.bridge.lock:
+            leg = self.leg
+            if leg is None:
+                self.disconnect_wanted = reason
+        if leg is not None:
+            leg.hang_up(reason)
 
     def end(self, reason: str) -> None:
         """Release every waiting verb now; let go of tasks, recogniser and dispatcher soon. Idempotent, any thread."""
@@ -165,9 +205,8 @@ class LiveCall:
         finally:
             self.emit(CallEnded, reason=self.bridge.ended, duration_ms=self._duration_ms())
             self.dispatcher.close()
-            self.over.set()
-            if self.on_over is not None:
-                self.on_over()
+            for over in self.on_over:
+                over()
 
     def _duration_ms(self) -> float:
         return 0.0 if self.started_at is None else round((self.clock.monotonic() - self.started_at) * 1000, 1)

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from .bridge import Bridge
-from .playout import Mark
+from .playout import Clear, Mark
 from .speaking import Speaker
 
 __all__ = ["OutboundPull"]
 
 
 class OutboundPull:
-    """One per call, made when such a transport first asks. Its coroutines run on the loop's thread."""
+    """One per call, made when such a transport first asks. Its coroutines run on the loop's thread; ``on_clear`` is
+    called there when everything fetched and not yet played shall be dropped."""
 
-    def __init__(self, speaker: Speaker, bridge: Bridge) -> None:
+    def __init__(self, speaker: Speaker, bridge: Bridge, on_clear: Callable[[], None]) -> None:
         self._speaker = speaker
         self._bridge = bridge
         self._marks: deque[str] = deque()
         self._changed = asyncio.Event()
+        self._on_clear = on_clear
         speaker.attach(self.wake)
 
     def wake(self) -> None:
@@ -56,4 +59,7 @@ class OutboundPull:
 
     def _pull(self, *, audio: bool) -> object:
         with self._bridge.lock:
-            return self._speaker.timeline.pull(self._speaker.now_ms(), audio=audio)
+            item = self._speaker.timeline.pull(self._speaker.now_ms(), audio=audio)
+        if isinstance(item, Clear):
+            self._on_clear()
+        return item

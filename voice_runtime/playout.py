@@ -33,6 +33,7 @@ _MESSAGE_BYTES = 800
 """100 ms: as cheap per byte as it gets, while a clear still finds little on its way."""
 _TOLERANCE_BYTES = 160
 """One frame: how exact the reckoning of the play position is between two marks."""
+_PROGRESS = "at"
 _RAW_MARKS = 4
 """Audio that belongs to no utterance gets progress marks that many times as far apart: nobody waits for them."""
 _ASSUME_HEARD_AFTER_MS = 30_000
@@ -40,7 +41,6 @@ _ASSUME_HEARD_AFTER_MS = 30_000
 _ROUNDING_MS = 0.01
 _LONG_AGO = -1e12
 _LONGEST_ROUND_TRIP_MS = 500.0
-_KEEP_UNHEARD_BYTES = 60_000 * BYTES_PER_MS
 
 
 class Clear:
@@ -165,9 +165,7 @@ class Timeline:
         self.closed = False
         self.stale_echoes = 0
         """Marks that came back and were unknown, or settled before: flushed ones after a clear are normal."""
-        self.unheard = b""
-        """What of an utterance the last clear took from the caller's ear (the newest 60 s of it at most). Audio that
-        belongs to no utterance is not kept once it was sent."""
+        self._unheard: list[bytes] = []
         self._mark_every = int(mark_every_ms * BYTES_PER_MS)
         self._since_mark = 0
         self.outgoing: deque[bytes | Mark | Clear] = deque()
@@ -304,10 +302,20 @@ class Timeline:
             out.append(item)
             if self._since_mark >= self._mark_every:
                 self._add_progress_mark(out, now_ms)
-        chunks = generation.chunks
-        if chunks and chunks[0][1] < now_ms - _ASSUME_HEARD_AFTER_MS:
-            self._hear(generation, generation.reckoned(now_ms - _ASSUME_HEARD_AFTER_MS))
+        marks = generation.marks
+        if marks and marks[0].due_ms < now_ms - _ASSUME_HEARD_AFTER_MS:
+            self._assume_heard(generation, now_ms)
         return out
+
+    def _assume_heard(self, generation: _Generation, now_ms: float) -> None:
+        """The peer echoes no marks: let go of what must have been played long ago, but of no mark waited for."""
+        self._hear(generation, generation.reckoned(now_ms - _ASSUME_HEARD_AFTER_MS))
+        while generation.marks and generation.marks[0].position <= generation.confirmed:
+            mark = generation.marks[0]
+            if mark.utterance is not None or mark.label != _PROGRESS:
+                break
+            self._by_name.pop(mark.name, None)
+            generation.marks.popleft()
 
     def _add_progress_mark(self, out: list[bytes | Mark | Clear], now_ms: float) -> None:
         if self.outgoing and isinstance(self.outgoing[0], Mark):
@@ -315,7 +323,7 @@ class Timeline:
         if not self._now.utterances and self._since_mark < _RAW_MARKS * self._mark_every:
             return
         self._since_mark = 0
-        progress = Mark("at", self._name("at"), self._now, None)
+        progress = Mark(_PROGRESS, self._name(_PROGRESS), self._now, None)
         self._send_mark(progress, now_ms)
         out.append(progress)
 
@@ -492,6 +500,12 @@ class Timeline:
         return (self._now.appended - self._now.played(now_ms)) / BYTES_PER_MS
 
     @property
+    def unheard(self) -> bytes:
+        """What the last clear took from the caller's ear: to be said again, should the interruption turn out to be
+        none. Audio that belongs to no utterance is not kept once it was sent."""
+        return b"".join(self._unheard)
+
+    @property
     def pending_marks(self) -> Iterator[Mark]:
         """Marks on the wire that have not come back, oldest first (for a status page, or a test)."""
         return iter([mark for mark in self._by_name.values() if mark.outcome is None])
@@ -522,8 +536,7 @@ class Timeline:
         marks = list(generation.marks)
         generation.marks.clear()
         if outcome is Outcome.INTERRUPTED:
-            rest = b"".join([*(audio for _, _, audio in generation.chunks), *generation.dropped])
-            self.unheard = rest[-_KEEP_UNHEARD_BYTES:]
+            self._unheard = [*(audio for _, _, audio in generation.chunks), *generation.dropped]
         generation.chunks.clear()
         generation.dropped.clear()
         for mark in marks:

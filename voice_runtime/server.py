@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -24,11 +25,12 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from . import config, registry
+from .audio.mixer import AudioMixer
 from .bridge import refuse_on_event_loop
 from .clock import Clock, SystemClock
-from .events import CallEvent
-from .exceptions import ConfigurationError
-from .flow import Call
+from .events import CallerHeard, CallEvent, SayFinished
+from .exceptions import ConfigurationError, VoiceRuntimeError
+from .flow import APOLOGY, Call
 from .live_call import LiveCall
 from .session import VoiceSession
 from .stt import create_stt
@@ -39,6 +41,7 @@ from .transports.twilio_token import TokenBook
 from .transports.twilio_twiml import connect_stream, hangup, say_and_hangup
 from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint, serve_stream
 from .tts import create_tts
+from .workers import run_in_thread
 
 if TYPE_CHECKING:
     import uvicorn
@@ -47,13 +50,12 @@ __all__ = ["CallFacts", "VoiceServer"]
 
 log = logging.getLogger(__name__)
 
-APOLOGY = "I am sorry, something went wrong. Please call again later. Goodbye."
-
 _INBOUND_TOKEN_S = 60.0
 """Twilio connects within a second of having the TwiML."""
 _DEFAULTS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espeak")}
 _WEBHOOK_LIMIT = 65_536
 _PORT_WAIT_S = 15.0
+_STATUS_PATIENCE_S = 60.0
 
 
 class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,20 @@ class _Expected:
     def __init__(self, facts: CallFacts, call: Call) -> None:
         self.facts = facts
         self.call = call
+
+
+def _hang_up_call(settings: Callable[[], config.Settings], call_sid: str) -> None:
+    from .transports.twilio_call import hang_up_call
+
+    hang_up_call(call_sid, settings=settings())
+
+
+def _log_transcript(event: CallEvent) -> None:
+    match event:
+        case CallerHeard(call_sid=sid, text=text):
+            log.info("Call %s: the caller said %r", sid, text)
+        case SayFinished(call_sid=sid, heard_text=text):
+            log.info("Call %s: the agent was heard to say %r", sid, text)
 
 
 class VoiceServer:
@@ -119,6 +135,7 @@ class VoiceServer:
         self._tokens: TokenBook[_Expected] = TokenBook()
         self._calls: dict[str, Call] = {}
         self._dialled: dict[str, Call] = {}
+        self._finished: deque[Call] = deque(maxlen=100)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.app = self._make_app()
 
@@ -126,6 +143,12 @@ class VoiceServer:
     def calls(self) -> list[Call]:
         """The calls that are up."""
         return list(self._calls.values())
+
+    @property
+    def finished(self) -> list[Call]:
+        """The calls that are over, oldest first; the last hundred. Their ``run()`` may still be about to end:
+        :meth:`Call.wait`."""
+        return list(self._finished)
 
     def settings(self) -> config.Settings:
         """The settings as they are now."""
@@ -175,12 +198,16 @@ class VoiceServer:
             thread.join(30)
 
     def end_calls(self, timeout: float = 10.0) -> None:
-        """End every call now and wait, ``timeout`` seconds at most, until their threads have ended."""
-        calls = self.calls
-        for call in calls:
-            call.session.request_disconnect()
-        for call in calls:
-            if not call.wait(timeout):
+        """End every call now, those that still ring too, and wait, ``timeout`` seconds at most, until their threads
+        have ended."""
+        calls = {id(call): call for call in [*self._dialled.values(), *self._calls.values()]}
+        for call in calls.values():
+            try:
+                call.hang_up()
+            except VoiceRuntimeError as error:
+                log.warning("Call %s could not be ended: %s", call.call_sid, error)
+        for call in calls.values():
+            if call.session.live.started_at is not None and not call.wait(timeout):
                 log.warning("Call %s did not end within %g s", call.call_sid, timeout)
 
     def _uvicorn(self, host: str | None, port: int | None) -> uvicorn.Server:
@@ -248,15 +275,22 @@ class VoiceServer:
             raise
         if call.session.call_sid is None:
             call.session.call_sid = call.call_sid
-        loop.call_soon_threadsafe(loop.call_later, ring_s + 60, self._give_up, token)
+        loop.call_soon_threadsafe(loop.call_later, ring_s + _STATUS_PATIENCE_S, self._give_up, token)
         return call
 
     def _give_up(self, token: str) -> None:
         """Neither the stream nor a status has come for a call that can ring no longer."""
-        call = self._dialled.pop(token, None)
-        if call is not None and call.session.live.started_at is None:
+        call = self._dialled.get(token)
+        if call is None or self._loop is None:
+            return
+        if call.session.live.started_at is None:
             log.warning("Call %s: neither its stream nor its end was reported", call.call_sid)
             call.session.live.end("never_connected")
+            del self._dialled[token]
+        elif call.session.live.ended:
+            del self._dialled[token]  # its last status never came
+        else:
+            self._loop.call_later(_STATUS_PATIENCE_S, self._give_up, token)
 
     # -- the app --------------------------------------------------------------------------------------------------
 
@@ -280,7 +314,7 @@ class VoiceServer:
         self._loop = asyncio.get_running_loop()
         yield
         for call in self.calls:
-            call.session.request_disconnect()
+            call.session.live.hang_up("server_stopped")
 
     async def _health(self) -> dict[str, Any]:
         return {"status": "ok", "calls": len(self._calls)}
@@ -296,8 +330,8 @@ class VoiceServer:
             direction=form.get("Direction", "inbound"),
         )
         try:
-            # In a worker thread, for the flow's constructor is user code.
-            call = await asyncio.get_running_loop().run_in_executor(None, self._new_call, facts)
+            # In a thread, for the flow's constructor is user code.
+            call = await run_in_thread(self._clock, lambda: self._new_call(facts), "call-constructor")
             token = self._tokens.issue(_Expected(facts, call), self._clock.monotonic(), _INBOUND_TOKEN_S)
             twiml = connect_stream(self.settings().stream_url(f"/voice/{token}"))
         except Exception:
@@ -344,6 +378,7 @@ class VoiceServer:
     # -- calls ----------------------------------------------------------------------------------------------------
 
     def _new_call(self, facts: CallFacts) -> Call:
+        settings = self.settings()
         session = self._flow() if isinstance(self._flow, type) else self._flow(facts)
         session.use_clock(self._clock)
         if self._observer is not None:
@@ -354,9 +389,13 @@ class VoiceServer:
             session.tts_factory = self._make_tts
         if session.sms_factory is None:
             session.sms_factory = lambda: get_sms_transport(settings=self.settings())
+        if settings.voice_monitor:
+            session.set_mixer(AudioMixer(monitor=True, clock=self._clock))
+        if settings.voice_log_transcripts:
+            session.subscribe(_log_transcript)
         live = session.live
         live.caller, live.called, live.direction = facts.caller, facts.called, facts.direction
-        return Call(session)
+        return Call(session, functools.partial(_hang_up_call, self.settings))
 
     def _factory(self, kind: str, choice: str | Callable[[], Any] | None) -> Callable[[], Any] | None:
         if callable(choice):
@@ -383,18 +422,14 @@ class VoiceServer:
         if live.ended:
             return None
         call.session.call_sid = body.call_sid
-        live.on_begun = functools.partial(self._begun, call, live)
+        live.on_begun.append(functools.partial(self._begun, call, live))
         return live
 
     def _begun(self, call: Call, live: LiveCall) -> None:
-        loop = asyncio.get_running_loop()
         self._calls[live.call_sid] = call
-        limit = loop.call_later(self.settings().voice_max_call_seconds, call.session.end_now, "too_long")
-
-        def over() -> None:
-            limit.cancel()
-            self._calls.pop(live.call_sid, None)
-            loop.call_later(5.0, call.report_if_stubborn)
-
-        live.on_over = over
+        live.on_over.append(functools.partial(self._over, call, live))
         call.start(self._apology)
+
+    def _over(self, call: Call, live: LiveCall) -> None:
+        self._calls.pop(live.call_sid, None)
+        self._finished.append(call)

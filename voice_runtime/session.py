@@ -11,7 +11,6 @@ Verbs block the calling thread and may be used from any thread but the event loo
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from .audio.frames import BYTES_PER_MS
 from .bridge import refuse_on_event_loop
 from .clock import Clock, SystemClock
 from .events import CallEvent, Outcome, SmsSent
@@ -29,18 +29,19 @@ from .exceptions import (
     MissingStreamUrlError,
     ProviderError,
 )
-from .hearing import InboundQueue
-from .leg import Leg
+from .inbound import InboundQueue
 from .live_call import LiveCall
 from .outbound_pull import OutboundPull
 from .results import ListenResult, PlayResult, SayResult
 from .speaking import SpeakerLimits
 from .transport import SmsTransport, get_sms_transport
+from .tts import Synthesizer, SynthesizerTts
+from .workers import run_in_thread
 
 if TYPE_CHECKING:
     from .audio.mixer import AudioMixer
     from .stt import SttProvider
-    from .tts import Synthesizer, TtsProvider
+    from .tts import TtsProvider
 
 __all__ = [
     "CallHangupError",
@@ -82,6 +83,7 @@ class VoiceSession:
     _settings: dict[str, Any] = field(init=False, repr=False)
     _observers: list[Callable[[CallEvent], None]] = field(init=False, repr=False)
     _mixer: AudioMixer | None = field(init=False, repr=False)
+    _warned: bool = field(init=False, repr=False)
     _outbound_pull: OutboundPull | None = field(init=False, repr=False)
     _disconnect_requested: asyncio.Event = field(init=False, repr=False)
     _clear_queue: asyncio.Queue[bool] = field(init=False, repr=False)
@@ -103,6 +105,7 @@ class VoiceSession:
         self._settings = {}
         self._observers = []
         self._mixer = None
+        self._warned = False
         self._new_call()
         return self
 
@@ -175,6 +178,9 @@ class VoiceSession:
             CallHangupError: the call ended; ``partial`` is the :class:`~voice_runtime.results.SayResult`.
             ProviderError: the voice failed; what it had made before was played.
         """
+        return self._say(text, stop_event)
+
+    def _say(self, text: str, stop_event: threading.Event | None = None) -> SayResult:
         refuse_on_event_loop("say()")
         tts = self._voice()
         synthesizer = getattr(tts, "synthesizer", None)
@@ -205,14 +211,15 @@ class VoiceSession:
         refuse_on_event_loop("play()")
         if isinstance(audio, (bytes, bytearray, memoryview)):
             return self.live.speaker.play(bytes(audio), "audio", stop_event)
-        from .audio.wav import read_ulaw
-
         path = os.fspath(audio)
-        return self.live.speaker.play(read_ulaw(path), os.path.basename(path), stop_event)
+        return self.live.speaker.play(self._off_loop(lambda: _read_ulaw(path)), os.path.basename(path), stop_event)
 
     def clear(self) -> None:
         """Silence the agent at once: nothing queued before is heard after. Any thread, does not block."""
-        self.request_clear_buffer()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.live.speaker.clear()
 
     def _voice(self) -> TtsProvider:
         live = self.live
@@ -222,24 +229,22 @@ class VoiceSession:
                     "say() needs a voice and this call has none. Give one to the server, for example "
                     "VoiceServer(Flow, tts='espeak'), or set session.tts_factory."
                 )
-            live.voice = self.tts_factory()
+            voice = self._off_loop(self.tts_factory)
+            live.voice = SynthesizerTts(voice) if isinstance(voice, Synthesizer) else voice
         return live.voice
 
     def _say_through(self, tts: TtsProvider, text: str, stop_event: threading.Event | None) -> SayResult:
         """A voice of one's own, which knows only ``speak``: its audio is measured between two marks."""
         speaker = self.live.speaker
         before = self.heard_ms
-        speaker.started(text)
-        outcome, told = Outcome.FAILED, {}
-        try:
+        with speaker.voice(text) as voice:
             told = tts.speak(text, self, stop_event) or {}
-            outcome = speaker.mark_and_wait("end", 30.0 + self._pending_s())
-        finally:
+            outcome = speaker.drain("end") or Outcome.UNCONFIRMED
             heard_ms = self.heard_ms - before
             if told.get("interrupted"):
                 outcome = Outcome.INTERRUPTED
             heard = str(told.get("last_spoken") or (text if outcome is Outcome.PLAYED else ""))
-            speaker.finished(text, heard, heard_ms, outcome)
+            voice.ended(heard, heard_ms, outcome)
         result = SayResult(
             text=text,
             heard_text=heard,
@@ -253,11 +258,6 @@ class VoiceSession:
         if result.error is not None:
             raise ProviderError("unavailable", result.error)
         return result
-
-    def _pending_s(self) -> float:
-        live = self.live
-        with live.bridge.lock:
-            return live.timeline.pending_ms(live.speaker.now_ms()) / 1000
 
     # -- listening ------------------------------------------------------------------------------------------------
 
@@ -294,8 +294,8 @@ class VoiceSession:
     ) -> ListenResult:
         """Say ``question`` and listen; ask again when nothing expected is heard, ``attempts`` times in all.
 
-        An answer that comes while the question is still being said counts. The result is false (``if not answer``) when no attempt brought an answer. Raises as :meth:`say` and
-        :meth:`listen`.
+        An answer that comes while the question is still being said counts. The result is false (``if not answer``)
+        when no attempt brought an answer. Raises as :meth:`say` and :meth:`listen`.
         """
         _check_expect(expect)
         hearing = self.live.hearing
@@ -303,7 +303,7 @@ class VoiceSession:
         result = ListenResult()
         for _ in range(max(1, attempts)):
             from_ms = hearing.prepare(expect, digits)
-            self.say(question)
+            self._say(question)
             result = hearing.listen(seconds, expect, from_ms)
             if result:
                 break
@@ -346,21 +346,17 @@ class VoiceSession:
         number = to or (live.called if live.direction.startswith("outbound") else live.caller)
         if not number:
             raise ConfigurationError("send_sms() does not know the other party's number: give it as to='+358...'.")
-        sms = get_sms_transport() if self.sms_factory is None else self.sms_factory()
-        result = dict(self._off_loop(functools.partial(sms.send_sms, to=number, body=body)))
+        make = self.sms_factory or get_sms_transport
+        result = dict(self._off_loop(lambda: make().send_sms(to=number, body=body)))
         live.emit(SmsSent, to=number, body=body, message_sid=str(result.get("message_sid", "")))
         return result
 
     def _off_loop(self, work: Callable[[], Any]) -> Any:
-        """Blocking work of a verb, in a worker thread so that the verb can end with the call; the work goes on."""
+        """Blocking work of a verb, in a thread so that the verb can end with the call; the work goes on."""
         live = self.live
         if live.ended or live.bridge.loop is None:
             return work()
-
-        async def worker() -> Any:
-            return await asyncio.get_running_loop().run_in_executor(None, work)
-
-        future = live.bridge.start(worker)
+        future = live.bridge.start(lambda: run_in_thread(live.clock, work, f"work of call {live.call_sid}"))
         live.bridge.wait_until(lambda: future.done() or live.ended, None)
         if not future.done():
             raise CallHangupError("The call ended while a request was under way", reason=live.ended)
@@ -370,13 +366,12 @@ class VoiceSession:
         """Let everything said be heard to its end, then end the call. Idempotent; any thread but the loop's."""
         refuse_on_event_loop("hang_up()")
         live = self.live
-        if live.ended or live.leg is None:
-            self.request_disconnect()
-            return
-        live.speaker.drain()
-        live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
-        self.end_now("hung_up")
-        live.bridge.wait_until(lambda: live.ended, 15.0)
+        if not live.ended and live.leg is not None:
+            live.speaker.drain("end-of-call")
+            live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
+        self._end("hung_up")
+        if live.leg is not None:
+            live.bridge.wait_until(lambda: live.ended, 15.0)
 
     # -- the interface of 0.1.0: audio ----------------------------------------------------------------------------
 
@@ -406,7 +401,11 @@ class VoiceSession:
     def put_inbound(self, data: bytes | None) -> None:
         """A transport hands over audio of the caller (None: no more comes). Any thread."""
         live = self.live
-        if data is None:
+        if live.bridge.loop is None:
+            if not self._warned:
+                self._warned = True
+                log.warning("put_inbound() without an event loop: audio is dropped until set_loop() names one")
+        elif data is None:
             live.bridge.call_soon(lambda: live.hearing.inbound.push(None))
         else:
             live.bridge.call_soon(lambda: live.hearing.frame(data, live.speaker.now_ms()))
@@ -421,16 +420,18 @@ class VoiceSession:
 
     async def get_outbound(self) -> bytes:
         """The next audio for the caller. For transports of one's own, on the loop's thread."""
+        self.live.bridge.attach(asyncio.get_running_loop())
         return await self._pull().audio()
 
     async def get_pending_mark(self) -> str:
         """The wire name of the next mark, once all audio before it was fetched. For transports of one's own."""
+        self.live.bridge.attach(asyncio.get_running_loop())
         return await self._pull().mark()
 
     def _pull(self) -> OutboundPull:
         if self._outbound_pull is None:
-            self.live.bridge.attach(asyncio.get_running_loop())
-            self._outbound_pull = OutboundPull(self.live.speaker, self.live.bridge)
+            clears = self._clear_queue
+            self._outbound_pull = OutboundPull(self.live.speaker, self.live.bridge, lambda: clears.put_nowait(True))
         return self._outbound_pull
 
     def clear_inbound(self) -> None:
@@ -459,46 +460,32 @@ class VoiceSession:
 
     def request_clear_buffer(self) -> None:
         """Drop everything the caller has not heard yet (barge-in). Any thread, does not block."""
-        live = self.live
-        live.speaker.clear()
-        if self._outbound_pull is not None:
-            clears = self._clear_queue
-            live.bridge.call_soon(lambda: clears.put_nowait(True))
+        self._clear()
 
     def request_disconnect(self) -> None:
         """End the call now. Any thread, does not block. Before the stream is up: as soon as it is."""
-        self.end_now("cut")
+        self._end("cut")
 
-    def end_now(self, reason: str) -> None:
-        """As :meth:`request_disconnect`, with the reason that ``ended_reason`` shall tell."""
-        live = self.live
-        leg = live.leg
-        live.bridge.call_soon(self._disconnect_requested.set)
-        if leg is not None:
-            leg.hang_up(reason)
-        else:
-            live.disconnect_wanted = reason
+    def _end(self, reason: str) -> None:
+        self.live.bridge.call_soon(self._disconnect_requested.set)
+        self.live.hang_up(reason)
 
     # -- the interface of 0.1.0: life -----------------------------------------------------------------------------
 
     def signal_ws_connected(self, stream_sid: str) -> None:
-        """A transport says that the stream is up. On the loop's thread."""
+        """A transport says that the stream is up. Any thread."""
         live = self.live
         try:
             live.bridge.attach(asyncio.get_running_loop())
         except RuntimeError:
             pass  # called from another thread: the loop was named by set_loop()
-        pull = self._outbound_pull
-        if pull is None:
-            pull = self._outbound_pull = OutboundPull(live.speaker, live.bridge)
-        leg = Leg(
+        requested = self._disconnect_requested
+        live.begin_leg(
             call_sid=self.call_sid or "",
             stream_sid=stream_sid,
-            timeline=live.timeline,
-            wake=pull.wake,
-            hang_up=lambda reason: live.bridge.call_soon(self._disconnect_requested.set),
+            wake=self._pull().wake,
+            hang_up=lambda reason: live.bridge.call_soon(requested.set),
         )
-        live.bridge.call_soon(lambda: live.begin_leg(leg))
 
     def wait_for_ws_connect(self, timeout: float = 30.0) -> None:
         """Block until the stream is up.
@@ -521,6 +508,7 @@ class VoiceSession:
         still runs of it cannot reach the next one."""
         old = self.live
         leg = old.leg
+        self._mixer = None  # a recording is of one call
         self._new_call()
         self.call_sid = None
         if leg is not None:
@@ -530,9 +518,19 @@ class VoiceSession:
     # -- monitoring -----------------------------------------------------------------------------------------------
 
     def set_mixer(self, mixer: AudioMixer | None) -> None:
-        """Record or monitor this call: the caller as received, the agent as heard."""
+        """Record or monitor this call: the caller as received, the agent as heard.
+
+        A mixer that was not started is started here and shut down with the call; one that was is yours to shut down.
+
+        Raises:
+            OSError: its file cannot be made.
+        """
+        live = self.live
+        if mixer is not None and not mixer.running:
+            mixer.start()
+            live.on_over.append(lambda: _shut_down(live.clock, mixer))
         self._mixer = mixer
-        self._tap(self.live)
+        self._tap(live)
 
     def tap_caller(self, data: bytes) -> None:
         """Hand a frame of the caller to the mixer."""
@@ -550,7 +548,7 @@ class VoiceSession:
             live.hearing.on_frame = live.timeline.on_heard = None
             return
         hearing = live.hearing
-        hearing.on_frame = lambda audio: mixer.write_caller(audio, at_ms=hearing.audio_ms - len(audio) / 8)
+        hearing.on_frame = lambda audio: mixer.write_caller(audio, at_ms=hearing.audio_ms - len(audio) / BYTES_PER_MS)
         live.timeline.on_heard = lambda at_ms, audio: mixer.write_agent(audio, at_ms=hearing.position_of(at_ms))
 
     def use_clock(self, clock: Clock) -> None:
@@ -562,14 +560,29 @@ class VoiceSession:
     # -- the inside -----------------------------------------------------------------------------------------------
 
     def _new_call(self) -> None:
-        live = LiveCall(self.clock, lead_ms=self.lead_ms, limits=self.speaker_limits, observers=self._observers)
-        for name, value in self._settings.items():
-            setattr(live.hearing, name, value)
+        live = LiveCall(
+            self.clock,
+            lead_ms=self.lead_ms,
+            limits=self.speaker_limits,
+            observers=self._observers,
+            setting=lambda name: getattr(self, name, None),
+        )
         self._disconnect_requested = asyncio.Event()
         self._clear_queue = asyncio.Queue()
         self._outbound_pull = None
         self._tap(live)
         self.live = live
+
+
+def _read_ulaw(path: str) -> bytes:
+    from .audio.wav import read_ulaw
+
+    return read_ulaw(path)
+
+
+def _shut_down(clock: Clock, mixer: AudioMixer) -> None:
+    """In a thread, for it completes a file."""
+    clock.start_thread(mixer.shutdown, "audio-mixer-shutdown")
 
 
 def _check_expect(expect: Sequence[str] | None) -> None:
@@ -581,12 +594,11 @@ def _late_bound(name: str) -> property:
     """A setting of the recogniser that may be changed on a live call, and survives ``reset()``."""
 
     def get(self: VoiceSession) -> Any:
-        return getattr(self.live.hearing, name)
+        return self._settings.get(name)
 
     def set_(self: VoiceSession, value: Any) -> None:
         live = self.live
         self._settings[name] = value
-        setattr(live.hearing, name, value)
         if name == "stt_factory" and value is not None and live.started_at is not None:
             live.bridge.call_soon(live.hearing.start_recognition)
 

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from .audio.frames import BYTES_PER_MS
 from .bridge import Bridge, refuse_on_event_loop
 from .events import Cleared, MarkSettled, Outcome, SayFinished, SayStarted
 from .exceptions import CallHangupError, ProviderError
@@ -28,21 +31,32 @@ def _nobody() -> None:
     """Nobody drains the timeline yet."""
 
 
-class SpeakerLimits:
-    """How long to wait for a voice, in seconds.
+class SpeakerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait for a voice, in seconds."""
 
-    Attributes:
-        first_audio: until the first audio of an utterance.
-        stall: between two chunks of it.
-        confirm: beyond its own length until its mark must have come back.
-    """
+    first_audio: float = 5.0
+    """Until the first audio of an utterance."""
+    stall: float = 5.0
+    """Between two chunks of it."""
+    confirm: float = 5.0
+    """Beyond its own length until its mark must have come back."""
 
-    __slots__ = ("confirm", "first_audio", "stall")
 
-    def __init__(self, first_audio: float = 5.0, stall: float = 5.0, confirm: float = 5.0) -> None:
-        self.first_audio = first_audio
-        self.stall = stall
-        self.confirm = confirm
+class _Voice:
+    """Something being said; ``ended`` tells what became of it."""
+
+    __slots__ = ("began_ms", "heard_ms", "heard_text", "outcome")
+
+    def __init__(self, began_ms: float) -> None:
+        self.began_ms = began_ms
+        self.heard_text = ""
+        self.heard_ms = 0.0
+        self.outcome = Outcome.FAILED
+
+    def ended(self, heard_text: str, heard_ms: float, outcome: Outcome) -> None:
+        self.heard_text = heard_text
+        self.heard_ms = heard_ms
+        self.outcome = outcome
 
 
 class Speaker:
@@ -59,8 +73,8 @@ class Speaker:
         lead_ms: float,
     ) -> None:
         self.limits = limits
-        self.timeline = Timeline(lead_ms=lead_ms, on_settled=self._on_settled)
-        self.on_heard: Callable[[float, bytes], None] | None = None
+        self._lead_ms = lead_ms
+        self.timeline = self._new_timeline()
         self._bridge = bridge
         self._lock = bridge.lock
         self._emit = emit
@@ -69,7 +83,16 @@ class Speaker:
         self._wake: Callable[[], None] = _nobody
         self._taken = False  # somebody is queueing an utterance
         self._voices = 0
-        self._began_ms = 0.0
+
+    def _new_timeline(self) -> Timeline:
+        return Timeline(lead_ms=self._lead_ms, on_settled=self._on_settled)
+
+    def next_leg(self) -> None:
+        """A new stream of the same call: positions and marks begin anew (the lock must be held)."""
+        if self.timeline.closed:
+            on_heard = self.timeline.on_heard
+            self.timeline = self._new_timeline()
+            self.timeline.on_heard = on_heard
 
     def attach(self, wake: Callable[[], None]) -> None:
         """Whoever drains the timeline is told by ``wake`` (any thread, cheap) when there is something for it."""
@@ -110,13 +133,13 @@ class Speaker:
         self._emit(Cleared, unheard_ms=unheard)
         return unheard
 
-    def drain(self) -> Outcome | None:
+    def drain(self, label: str) -> Outcome | None:
         """Wait until everything queued was heard, at most its length and a little more. None when that expired."""
         bridge = self._bridge
         with bridge.lock:
             if self.timeline.closed:
                 return Outcome.HUNG_UP
-            mark = self.timeline.mark("end-of-call")
+            mark = self.timeline.mark(label)
             left = self.timeline.pending_ms(self.now_ms()) / 1000
         self.wake()
         bridge.wait_until(lambda: mark.outcome is not None or bridge.ended, left + self.limits.confirm)
@@ -127,110 +150,119 @@ class Speaker:
     def say(self, synthesizer: Synthesizer, text: str, stop_event: threading.Event | None = None) -> SayResult:
         """Make, queue and wait. Raises CallHangupError with the partial result when the call ends."""
         refuse_on_event_loop("say()")
-        bridge = self._bridge
-        error: str | None = None
-        with self._turn():
-            utterance = self._begin(text)
-            making = bridge.start(lambda: self._make(synthesizer, text, utterance))
-            try:
-                self._wait(lambda: making.done() or utterance.outcome is not None, None, stop_event)
-            finally:
-                if not making.done() and utterance.outcome is not None:
-                    making.cancel()
-        whole = False
-        if making.done() and not making.cancelled():
-            failure = making.exception()
-            whole = failure is None
-            if isinstance(failure, Exception):
-                error = str(failure) or type(failure).__name__
-        self._wait_heard(utterance, stop_event)
-        outcome = self._outcome_of(utterance)
-        if error is not None and outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED):
-            outcome = Outcome.FAILED
-        heard_ms, duration_ms = self._measure(utterance)
-        complete = outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED)
+        with self.voice(text) as voice:
+            with self._turn() as utterance:
+                making = self._bridge.start(lambda: self._make(synthesizer, text, utterance))
+                try:
+                    self._wait(lambda: making.done() or utterance.outcome is not None, None, stop_event)
+                finally:
+                    if not making.done():
+                        making.cancel()
+            error: str | None = None
+            whole = False
+            if making.done() and not making.cancelled():
+                failure = making.exception()
+                whole = failure is None
+                if isinstance(failure, Exception):
+                    error = str(failure) or type(failure).__name__
+            self._wait_heard(utterance, stop_event)
+            outcome = self._outcome_of(utterance)
+            if error is not None and outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED):
+                outcome = Outcome.FAILED
+            heard_ms, duration_ms = self._measure(utterance)
+            complete = outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED)
+            heard = text if complete else heard_text(text, heard_ms, duration_ms, utterance.words, whole=whole)
+            voice.ended(heard, heard_ms, outcome)
         result = SayResult(
             text=text,
-            heard_text=text if complete else heard_text(text, heard_ms, duration_ms, utterance.words, whole=whole),
+            heard_text=heard,
             heard_ms=heard_ms,
             duration_ms=duration_ms,
             outcome=outcome,
             error=error,
         )
-        self.finished(text, result.heard_text, heard_ms, outcome)
-        if outcome is Outcome.HUNG_UP:
-            raise CallHangupError(partial=result, reason=bridge.ended or "")
+        self._raise_if_over(outcome, result)
         return result
 
     def play(self, audio: bytes, name: str, stop_event: threading.Event | None = None) -> PlayResult:
         """Queue a recording and wait until it was heard. In events its text is its name in brackets."""
         refuse_on_event_loop("play()")
-        bridge = self._bridge
         name = f"[{name}]"
-        with self._turn():
-            utterance = self._begin(name)
-            with bridge.lock:
-                self.timeline.append(audio, utterance)
-                self.timeline.end(utterance)
-            self.wake()
-        self._wait_heard(utterance, stop_event)
-        heard_ms, duration_ms = self._measure(utterance)
-        result = PlayResult(
-            name=name, heard_ms=heard_ms, duration_ms=duration_ms, outcome=self._outcome_of(utterance)
-        )
-        self.finished(name, name if result.complete else "", heard_ms, result.outcome)
-        if result.outcome is Outcome.HUNG_UP:
-            raise CallHangupError(partial=result, reason=bridge.ended or "")
+        with self.voice(name) as voice:
+            with self._turn() as utterance:
+                with self._lock:
+                    try:
+                        self.timeline.append(audio, utterance)
+                    finally:
+                        self.timeline.end(utterance)
+                self.wake()
+            self._wait_heard(utterance, stop_event)
+            heard_ms, duration_ms = self._measure(utterance)
+            outcome = self._outcome_of(utterance)
+            voice.ended(name if outcome is Outcome.PLAYED else "", heard_ms, outcome)
+        result = PlayResult(name=name, heard_ms=heard_ms, duration_ms=duration_ms, outcome=outcome)
+        self._raise_if_over(outcome, result)
         return result
 
+    def _raise_if_over(self, outcome: Outcome, result: SayResult | PlayResult) -> None:
+        if outcome is Outcome.HUNG_UP and self._bridge.ended:
+            raise CallHangupError(partial=result, reason=self._bridge.ended)
+
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One utterance is queued at a time; a second thread's comes behind it, not between its words."""
+    def _turn(self) -> Iterator[Utterance]:
+        """A new utterance. One is queued at a time: a second thread's comes behind it, not between its words."""
         bridge = self._bridge
         with bridge.lock:
-            bridge.condition.wait_for(lambda: not self._taken or bridge.ended)
+            # Between two legs there is no line to speak on.
+            bridge.condition.wait_for(lambda: (not self._taken and not self.timeline.closed) or bridge.ended)
             if bridge.ended:
                 raise CallHangupError(reason=bridge.ended)
             self._taken = True
+            utterance = self.timeline.begin()
         try:
-            yield
+            yield utterance
         finally:
             with bridge.lock:
+                self.timeline.end(utterance)  # where it was not ended by whoever filled it
                 self._taken = False
                 bridge.condition.notify_all()
 
-    def _begin(self, text: str) -> Utterance:
-        with self._bridge.lock:
-            utterance = self.timeline.begin()
-        self.started(text)
-        return utterance
-
-    def started(self, text: str) -> None:
-        """Somebody begins to say ``text``."""
-        with self._bridge.lock:
+    @contextlib.contextmanager
+    def voice(self, text: str) -> Iterator[_Voice]:
+        """From the beginning to the end of something said: the recogniser and the observers learn both, whatever
+        happens between."""
+        voice = _Voice(self._call_ms())
+        with self._lock:
             self._voices += 1
-        self._began_ms = self._call_ms()
         self._speaking(True, text)
         self._emit(SayStarted, text=text)
-
-    def finished(self, text: str, heard: str, heard_ms: float, outcome: Outcome) -> None:
-        """And has ended."""
-        with self._bridge.lock:
-            self._voices -= 1
-            silent = self._voices == 0
-        if silent:
-            self._speaking(False, text)
-        start_ms = max(0.0, self._call_ms() - heard_ms) if outcome is Outcome.PLAYED else self._began_ms
-        self._emit(
-            SayFinished, text=text, heard_text=heard, heard_ms=heard_ms, start_ms=round(start_ms, 1), outcome=outcome
-        )
+        try:
+            yield voice
+        finally:
+            with self._lock:
+                self._voices -= 1
+                silent = self._voices == 0
+            if silent:
+                self._speaking(False, text)
+            start_ms = voice.began_ms
+            if voice.outcome is Outcome.PLAYED:  # it may have waited behind other audio
+                start_ms = max(start_ms, self._call_ms() - voice.heard_ms)
+            self._emit(
+                SayFinished,
+                text=text,
+                heard_text=voice.heard_text,
+                heard_ms=voice.heard_ms,
+                start_ms=round(start_ms, 1),
+                outcome=voice.outcome,
+            )
 
     async def _make(self, synthesizer: Synthesizer, text: str, utterance: Utterance) -> None:
         """On the loop: from the synthesiser's chunks to the timeline, with a deadline on each."""
         bridge, timeline = self._bridge, self.timeline
-        chunks = synthesizer.synthesize(text)
         patience = self.limits.first_audio
+        chunks = None
         try:
+            chunks = synthesizer.synthesize(text)
             while True:
                 try:
                     async with asyncio.timeout(patience):
@@ -255,7 +287,8 @@ class Speaker:
             with bridge.lock:
                 timeline.end(utterance)
             self.wake()
-            await chunks.aclose()
+            if chunks is not None:
+                await chunks.aclose()
 
     def _wait(
         self, done: Callable[[], Any], timeout: float | None, stop_event: threading.Event | None
@@ -299,10 +332,10 @@ class Speaker:
             self.timeline.echo(name, at_ms)
 
     def close(self) -> None:
-        """The call is over: settle everything (the lock must be held)."""
+        """The line is gone: settle everything (the lock must be held)."""
         self.timeline.close(self.now_ms())
 
     def _on_settled(self, mark: Mark) -> None:
         self._bridge.condition.notify_all()
         assert mark.outcome is not None
-        self._emit(MarkSettled, label=mark.label, outcome=mark.outcome, played_ms=mark.position / 8)
+        self._emit(MarkSettled, label=mark.label, outcome=mark.outcome, played_ms=mark.position / BYTES_PER_MS)

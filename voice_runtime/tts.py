@@ -69,13 +69,12 @@ class SynthesizerCapabilities:
 class Synthesizer(abc.ABC):
     """Turns text into audio. Used on one event loop; several utterances may be made at the same time."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "a voice of your own"
     """The registry name, used in errors and logs."""
 
-    capabilities: SynthesizerCapabilities
+    capabilities: SynthesizerCapabilities = SynthesizerCapabilities()
 
-    @abc.abstractmethod
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 - most need nothing
         """Warm up: connect and load what the first utterance would wait for. May be left out, may be repeated.
 
         Raises:
@@ -91,8 +90,7 @@ class Synthesizer(abc.ABC):
             ProviderError: from the generator; the chunks before it are good.
         """
 
-    @abc.abstractmethod
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - most need nothing
         """Let go of everything; utterances under way end. May be repeated."""
 
 

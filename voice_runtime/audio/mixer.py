@@ -163,6 +163,11 @@ class AudioMixer:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
+    @property
+    def running(self) -> bool:
+        """Between :meth:`start` and :meth:`shutdown`."""
+        return self._running
+
     def start(self) -> None:
         """Open the file, start the monitor where one is wanted. Calling it again while running does nothing.
 

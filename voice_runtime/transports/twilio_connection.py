@@ -14,6 +14,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 
+import msgspec
+
 from ..clock import Clock
 from ..events import DtmfReceived
 from ..leg import Leg
@@ -38,21 +40,19 @@ def _nobody(*_: object) -> None:
     """There is no call yet, or it was refused."""
 
 
-class ConnectionLimits:
-    """Deadlines of a stream, in seconds.
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Deadlines of a stream, in seconds."""
 
-    Attributes:
-        start: from the handshake to the ``start`` message (Twilio's comes within milliseconds).
-        media: without any message, while Twilio sends 50 a second: the path is dead.
-        send: for one message to leave; a peer that reads nothing must not freeze the call.
-    """
-
-    __slots__ = ("media", "send", "start")
-
-    def __init__(self, start: float = 5.0, media: float = 10.0, send: float = 5.0) -> None:
-        self.start = start
-        self.media = media
-        self.send = send
+    start: float = 5.0
+    """From the handshake to the ``start`` message (Twilio's comes within milliseconds)."""
+    media: float = 10.0
+    """Without any message that makes sense, while Twilio sends 50 a second: the path is dead."""
+    send: float = 5.0
+    """For one message to leave; a peer that reads nothing must not freeze the call."""
+    close: float = 2.0
+    """For the socket to close, and for Twilio to close it after ``stop``; then it is aborted."""
+    call: float = float("inf")
+    """The longest call."""
 
 
 class StreamConnection:
@@ -61,7 +61,8 @@ class StreamConnection:
     Args:
         open_call: finds or makes the call for a ``start``; None refuses it (the socket is closed with 1008).
         send: hands one text to the socket; may wait while the socket's buffer is full.
-        close: closes the socket with a code.
+        close: closes the socket with a code; may wait while the socket's buffer is full.
+        abort: breaks the connection without waiting for anything.
         end_call: has the carrier end the call, whatever the socket does; awaited before the socket is closed.
     """
 
@@ -72,6 +73,7 @@ class StreamConnection:
         open_call: Callable[[StartBody], LiveCall | None],
         send: Callable[[str], Awaitable[None]],
         close: Callable[[int], Awaitable[None]],
+        abort: Callable[[], None],
         end_call: Callable[[str], Awaitable[None]],
         limits: ConnectionLimits | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class StreamConnection:
         self._open_call = open_call
         self._send = send
         self._close = close
+        self._abort = abort
         self._end_call = end_call
         self._limits = limits or ConnectionLimits()
         self._loop = asyncio.get_running_loop()
@@ -94,6 +97,7 @@ class StreamConnection:
         self._timeline: Timeline | None = None
         self._lock = threading.Lock()  # the call's own, once there is one
         self._over = False
+        self._socket_gone = False
         self._flushing = False
         self._receiving = False
         self._wake_pending = False
@@ -110,7 +114,8 @@ class StreamConnection:
         """One text message of the peer. When ``dirty`` is set afterwards, await :meth:`flush`."""
         event = self.stream.receive(text)
         now = self._monotonic()
-        self._heard_at = now
+        if event is not None:
+            self._heard_at = now
         if type(event) is Media:
             media = event.media
             now_ms = now * 1000
@@ -132,6 +137,8 @@ class StreamConnection:
                 self._start(body)
             case Stop():
                 self._finish("caller_hung_up")
+                # Twilio closes the socket behind it; whoever does not is not waited for.
+                self._loop.call_later(self._limits.close, self._close_after_stop)
             case Refused(reason=reason):
                 log.warning("Stream refused: %s", reason)
                 self._shut(POLICY)
@@ -140,11 +147,11 @@ class StreamConnection:
 
     def receive_binary(self, data: bytes) -> None:
         """A binary message: nothing Twilio sends. Counted and ignored."""
-        self._heard_at = self._monotonic()
         self.stream.receive_binary(data)
 
     def socket_closed(self) -> None:
         """The socket is gone, with or without a ``stop`` before."""
+        self._socket_gone = True
         self._finish("stream_lost")
         self._release_writer()
 
@@ -155,20 +162,16 @@ class StreamConnection:
             self._shut(POLICY)
             return
         self.live = live
-        self._timeline = live.timeline
         self._lock = live.bridge.lock
-        self.leg = leg = Leg(
-            call_sid=body.call_sid,
-            stream_sid=body.stream_sid,
-            timeline=live.timeline,
-            wake=self.wake,
-            hang_up=self.hang_up,
-        )
-        self._note_timestamp = leg.stream_clock.media
         self._hear = live.hearing.frame
         live.parameters.update(body.custom_parameters)
         live.bridge.attach(self._loop)
-        live.begin_leg(leg)
+        self.leg = leg = live.begin_leg(
+            call_sid=body.call_sid, stream_sid=body.stream_sid, wake=self.wake, hang_up=self.hang_up
+        )
+        self._timeline = leg.timeline
+        self._note_timestamp = leg.stream_clock.media
+        self._release_writer()
 
     # -- out ------------------------------------------------------------------------------------------------------
 
@@ -234,6 +237,8 @@ class StreamConnection:
                         self._release_writer()
                     return
                 for item in items:
+                    if self._over:  # the send before this one may have waited
+                        return  # type: ignore[unreachable]
                     if type(item) is bytes:
                         await send(self.stream.media(item))
                     elif isinstance(item, Mark):
@@ -243,6 +248,9 @@ class StreamConnection:
                         await send(self.stream.clear())
         except OSError:
             self._finish("stream_lost")  # the peer went away while we wrote; uvicorn and others raise an OSError
+        except RuntimeError:
+            if not self._over:  # else the socket was closed while this message waited to leave
+                raise
         finally:
             self._send_since = None
             self._flushing = False
@@ -275,11 +283,19 @@ class StreamConnection:
         self._finish("refused")
         self._hanging_up = self._loop.create_task(self._close_quietly(code))
 
+    def _close_after_stop(self) -> None:
+        if self._hanging_up is None and not self._socket_gone:
+            self._hanging_up = self._loop.create_task(self._close_quietly(NORMAL))
+
     async def _close_quietly(self, code: int) -> None:
+        """Close, and where the peer does not even take that, break the connection."""
         try:
-            await self._close(code)
+            async with asyncio.timeout(self._limits.close):
+                await self._close(code)
         except (OSError, RuntimeError):
             pass  # closed already, by the peer or by the server
+        except TimeoutError:
+            self._abort()
 
     async def closed(self) -> None:
         """Wait for a hang-up under way; the driver's last step."""
@@ -311,9 +327,10 @@ class StreamConnection:
             self._hang_up("media_stopped")
         elif self._send_since is not None and now - self._send_since >= limits.send:
             log.warning("Call %s: the peer has not read for %g s, hanging up", live.call_sid, limits.send)
-            if self._writer is not None:
-                self._writer.cancel()
             self._hang_up("send_stalled")
+        elif live.started_at is not None and now - live.started_at >= limits.call:
+            log.warning("Call %s: longer than %g s, hanging up", live.call_sid, limits.call)
+            self._hang_up("too_long")
         elif live.timeline.fences_pending:
             with live.bridge.lock:
                 live.timeline.give_up_on_fences(now * 1000)

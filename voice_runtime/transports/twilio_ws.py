@@ -7,7 +7,6 @@ accepted, made or opened before the handshake has been found genuine.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .. import config
 from ..clock import Clock
 from ..exceptions import ConfigurationError
-from ..flow import Call
+from ..flow import APOLOGY, Call
 from ..live_call import LiveCall
 from ..session import VoiceSession
+from ..workers import run_in_thread
 from .twilio_connection import TOO_BIG, ConnectionLimits, StreamConnection
 from .twilio_protocol import StartBody
 from .twilio_signature import SignatureValidator, public_url_of_scope
@@ -42,15 +42,13 @@ AsgiApp: TypeAlias = Callable[[MutableMapping[str, Any], Receive, Send], Awaitab
 OpenCall: TypeAlias = Callable[[StartBody, Any], LiveCall | None]
 
 
-async def end_call_by_rest(settings: config.Settings, call_sid: str) -> None:
-    """Have Twilio end the call, where there are credentials to ask it with; in a worker thread."""
+async def end_call_by_rest(clock: Clock, settings: config.Settings, call_sid: str) -> None:
+    """Have Twilio end the call, where there are credentials to ask it with; in a thread of its own."""
     if not call_sid or not settings.twilio_account_sid or not (settings.auth_tokens or settings.twilio_api_key):
         return
     from .twilio_call import hang_up_call
 
-    await asyncio.get_running_loop().run_in_executor(
-        None, functools.partial(hang_up_call, call_sid, settings=settings)
-    )
+    await run_in_thread(clock, lambda: hang_up_call(call_sid, settings=settings), f"hang-up of {call_sid}")
 
 
 class StreamEndpoint:
@@ -121,17 +119,32 @@ class StreamEndpoint:
         def close(code: int) -> Awaitable[None]:
             return send({"type": "websocket.close", "code": code})
 
+        reader = asyncio.current_task()
+        assert reader is not None
+        broken = False
+
+        def abort() -> None:
+            """Returning from the application makes the server drop the connection."""
+            nonlocal broken
+            broken = True
+            reader.cancel()
+
         connection = StreamConnection(
             clock=self._clock,
             open_call=lambda body: self._open_call(body, meaning),
             send=send_text,
             close=close,
+            abort=abort,
             end_call=self._end_call,
-            limits=self._limits,
+            limits=self._limits or ConnectionLimits(call=self._longest_call()),
         )
         writer = asyncio.get_running_loop().create_task(connection.write())
         try:
             await self._read(connection, receive, close)
+        except asyncio.CancelledError:
+            if not broken:
+                raise
+            reader.uncancel()
         finally:
             connection.socket_closed()
             writer.cancel()
@@ -160,8 +173,14 @@ class StreamEndpoint:
                 return
             connection.receive_binary(data)
 
+    def _longest_call(self) -> float:
+        try:
+            return self._settings().voice_max_call_seconds
+        except ConfigurationError:
+            return float("inf")  # an insecure line needs no settings
+
     async def _end_call(self, call_sid: str) -> None:
-        await end_call_by_rest(self._settings(), call_sid)
+        await end_call_by_rest(self._clock, self._settings(), call_sid)
 
 
 def register_voice_websocket(
@@ -178,7 +197,8 @@ def register_voice_websocket(
     Args:
         session: an instance serves one call at a time: a stream of another call is refused while one is up, and the
             next call finds it reset. A class (or any callable) makes a session for each call, whose ``run()`` runs
-            in a thread of its own.
+            in a thread of its own. It is made on the event loop, so its constructor must not block; who called
+            whom is not known in this form (a :class:`~voice_runtime.server.VoiceServer` knows).
         insecure: accept streams without a valid signature. For a line on your own machine only: without it a
             handshake is refused (403) unless it is signed with ``TWILIO_AUTH_TOKEN`` for ``VOICE_STREAM_URL``.
     """
@@ -230,10 +250,13 @@ class _StreamShortcut:
 
 def _open_shared(session: VoiceSession, body: StartBody) -> LiveCall | None:
     live = session.live
+    expected = session.call_sid
     if live.ended:
+        if expected not in (None, "", live.call_sid, body.call_sid):
+            return None  # set for the next call, and this is not it
         session.reset()
         live = session.live
-    elif live.leg is not None or session.call_sid not in (None, "", body.call_sid):
+    elif live.leg is not None or expected not in (None, "", body.call_sid):
         return None
     session.call_sid = body.call_sid
     return live
@@ -245,5 +268,5 @@ def _open_fresh(make: Callable[[], VoiceSession], body: StartBody, clock: Clock)
     session.call_sid = body.call_sid
     call = Call(session)
     live = session.live
-    live.on_begun = lambda: call.start(None)
+    live.on_begun.append(lambda: call.start(APOLOGY))
     return live
