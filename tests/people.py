@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,34 +10,18 @@ import pytest
 
 from voice_runtime.audio.wav import read_ulaw
 from voice_runtime.testing.phone import FakeCall
-from voice_runtime.tts import SynthesizerTts, create_tts
+from voice_runtime.testing.speech import spoken
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
-
-
-@functools.cache
-def espeak(text: str) -> bytes:
-    """The sentence as μ-law audio."""
-    voice = create_tts("espeak")
-    assert isinstance(voice, SynthesizerTts)
-    synthesizer = voice.synthesizer
-
-    async def make() -> bytes:
-        return b"".join([chunk.audio async for chunk in synthesizer.synthesize(text)])
-
-    return asyncio.run(make())
 
 
 def answering(*sentences: str, after_ms: float = 400) -> Callable[[FakeCall], None]:
     """A person who lets the other end speak, then says the next sentence."""
 
     def person(call: FakeCall) -> None:
-        heard = 0.0
         for sentence in sentences:
-            call.wait_heard_ms(heard + 300)
-            call.wait_quiet(after_ms)
-            heard = call.heard.heard_ms()
-            call.says(espeak(sentence))
+            call.wait_turn(after_ms)
+            call.says(spoken(sentence))
 
     return person
 

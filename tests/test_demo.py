@@ -21,13 +21,13 @@ def test_both_calls_come_out_as_they_should(tmp_path: Path) -> None:
     shown = output.getvalue()
     for expected in (
         "“Your table is booked for eight. Shall I confirm it?”",
-        "said      “yes”",
-        "said      “no”",
+        "understood “yes”",
+        "understood “no”",
         "heard whole",
         "Confirmed. See you at eight!",
         "run() returned 'confirmed'",
         "run() returned 'cancelled'",
-        "hung up",
+        "our side hung up",
         "after the caller's last word",
     ):
         assert expected in shown

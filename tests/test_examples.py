@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.people import answering, espeak
+from tests.people import answering
 from voice_runtime.clock import SystemClock
 from voice_runtime.testing.fake_twilio import FakeTwilio
 from voice_runtime.testing.phone import FakeCall, Phone
+from voice_runtime.testing.speech import spoken
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HOST = "voice.example.com"
@@ -133,7 +134,7 @@ def test_call_and_ask_says_why_nobody_answered(stage: Stage) -> None:
 
 def test_echo(stage: Stage) -> None:
     """What the caller says comes back, every sample of it."""
-    sentence = espeak("hello, is anybody there")
+    sentence = spoken("hello, is anybody there")
 
     def person(call: FakeCall) -> None:
         call.sleep(0.3)

@@ -27,7 +27,7 @@ from voice_runtime.exceptions import (
     ProviderError,
     UnsupportedCapabilityError,
 )
-from voice_runtime.hearing import InboundQueue
+from voice_runtime.inbound import InboundQueue
 from voice_runtime.mock.stt import MockStt
 from voice_runtime.session import VoiceSession
 from voice_runtime.stt import Recognizer, RecognizerCapabilities, RecognizerStt

@@ -503,6 +503,19 @@ class TestOutbound:
 class TestMaking:
     """What the constructor checks."""
 
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            ({"flow": Greeter()}, "class"),
+            ({"flow": "Greeter"}, "class"),
+            ({"flow": Greeter, "tts": MockStt()}, "a function that makes one"),
+        ],
+    )
+    def test_objects_where_classes_belong(self, arguments: dict[str, Any], says: str) -> None:
+        """Every call has its own session, voice and recogniser."""
+        with pytest.raises(TypeError, match=says):
+            VoiceServer(**arguments)
+
     def test_a_provider_that_is_not_there_is_told_at_once(self) -> None:
         """Not in the middle of the first call."""
         with pytest.raises(ProviderUnavailableError, match="elevenlabs"):
@@ -517,7 +530,7 @@ class TestMaking:
             assert httpx.get(f"{url}/health").json()["status"] == "ok"
             assert httpx.post(f"{url}/voice", data={"CallSid": "CA1"}).status_code == 403
             with (
-                pytest.raises(RuntimeError, match=f"127.0.0.1:{unused_port}"),
+                pytest.raises(OSError, match=f"127.0.0.1:{unused_port}.*in use"),
                 VoiceServer(Greeter, settings=settings, stt=MockStt, tts=speaking(VOICE)).running(),
             ):
                 pass

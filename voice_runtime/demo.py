@@ -6,13 +6,11 @@ What they say travels the wire as audio and is recognised from it. Needs the ext
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -37,7 +35,7 @@ from .server import CallFacts, VoiceServer
 from .session import VoiceSession
 from .testing.fake_twilio import FakeTwilio
 from .testing.phone import FakeCall, Phone
-from .tts import SynthesizerTts, create_tts
+from .testing.speech import spoken
 
 __all__ = ["run_demo"]
 
@@ -45,6 +43,7 @@ _HOST = "voice.example.com"
 _NUMBER = "+15005550006"
 _INBOUND_CALLER = "+358401234567"
 _OUTBOUND_CALLEE = "+358407654321"
+_REASONS = {"hung_up": "our side hung up", "caller_hung_up": "the caller hung up"}
 
 
 class Booking(VoiceSession):
@@ -87,45 +86,37 @@ class _Screen:
                 self._said_at[sid] = at
                 ended = self._caller_ended_at.pop(sid, None)
                 pause = "" if ended is None else f"  ({at - ended:.0f} ms after the caller's last word)"
-                self.line(at, "agent", "bold cyan", f"says      “{text}”{pause}")
+                self.line(at, "agent", "bold cyan", f"says “{text}”{pause}")
             case SayFinished(heard_text=heard, heard_ms=ms, outcome=outcome):
                 verdict = "heard whole" if outcome is Outcome.PLAYED else f"{outcome.value}, heard “{heard}”"
                 took = at - self._said_at.get(sid, at)
-                self.line(at, "agent", "cyan", f"{verdict}: {ms / 1000:.2f} s of audio in {took / 1000:.2f} s")
+                self.line(at, "agent", "cyan", f"{verdict}: {ms / 1000:.2f} s of speech in {took / 1000:.2f} s")
             case CallerSpeaking(speaking=True):
                 self.line(at, "caller", "yellow", "speaks …")
             case CallerHeard(text=text, start_ms=start, end_ms=end):
                 self._caller_ended_at[sid] = end
-                self.line(at, "caller", "bold yellow", f"said      “{text}”  (audio {start:.0f} to {end:.0f} ms)")
-            case MarkSettled(label=label, outcome=outcome, played_ms=ms) if label != "at":
-                self.line(at, "mark", "dim", f"{label}: {outcome.value} at {ms / 1000:.2f} s of our audio")
+                self.line(
+                    at,
+                    "caller",
+                    "bold yellow",
+                    f"understood “{text}”, spoken from {start / 1000:.2f} to {end / 1000:.2f} s",
+                )
+            case MarkSettled(label="end", outcome=outcome, played_ms=ms):
+                self.line(at, "mark", "dim", f"came back ({outcome.value}): {ms / 1000:.2f} s of our audio so far")
             case Cleared(unheard_ms=ms):
                 self.line(at, "line", "dim", f"cleared, {ms:.0f} ms unheard")
             case SmsSent(to=to, body=body):
-                self.line(at, "sms", "bold green", f"to {to}: “{body}”")
+                self.line(at, "sms", "bold green", f"to {to}: “{body}”  (to our own Twilio)")
             case CallEnded(reason=reason, duration_ms=ms):
-                self.line(at, "line", "dim", f"call over: {reason.replace('_', ' ')}, {ms / 1000:.1f} s")
-
-
-def _voice_of(text: str, **options: Any) -> bytes:
-    """The simulated person's sentence as μ-law audio."""
-    voice = create_tts("espeak", **options)
-    assert isinstance(voice, SynthesizerTts)
-    synthesizer = voice.synthesizer
-
-    async def make() -> bytes:
-        return b"".join([chunk.audio async for chunk in synthesizer.synthesize(text)])
-
-    return asyncio.run(make())
+                self.line(at, "line", "dim", f"call over: {_REASONS.get(reason, reason)}, {ms / 1000:.1f} s")
 
 
 def _answers(screen: _Screen, text: str) -> Callable[[FakeCall], None]:
-    audio = _voice_of(text)
+    audio = spoken(text)
 
     def person(call: FakeCall) -> None:
-        call.wait_heard_ms(500)
-        call.wait_quiet(600)  # lets the question end, then thinks for a moment
-        screen.line(None, "person", "magenta", f"at the other end of the line says “{text}” into the telephone")
+        call.wait_turn()
+        screen.line(None, "person", "magenta", f"says “{text}”")
         call.says(audio)
 
     return person
@@ -207,13 +198,16 @@ def _take(server: VoiceServer, call: FakeCall) -> Call:
 
 def _write_transcript(path: Path, call: Call) -> None:
     lines = [f"{line.at_ms / 1000:7.2f}s  {line.speaker:<6}  {line.text}\n" for line in call.transcript]
+    path.touch(mode=0o600)  # as the recording: what people said is nobody else's business
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def _summary(console: Console, calls: dict[str, Call], folder: Path, messages: int, seconds: float) -> None:
     console.rule("[bold]What happened")
     for name, call in calls.items():
-        console.print(f"{name:<9} run() returned [bold]{call.result!r}[/]; call {call.outcome.replace('_', ' ')}")
-        console.print(f"          recording   {folder / name}.wav  (left the caller, right the agent as heard)")
+        console.print(
+            f"{name:<9} run() returned [bold]{call.result!r}[/]; {_REASONS.get(call.outcome, call.outcome)}"
+        )
+        console.print(f"          recording   {folder / name}.wav  (8 kHz μ-law; left the caller, right the agent)")
         console.print(f"          transcript  {folder / name}.txt")
     console.print(f"{messages} text message sent. Everything took {seconds:.1f} s and no account.")

@@ -16,6 +16,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import socket
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -99,8 +101,9 @@ class VoiceServer:
 
     Args:
         flow: a :class:`VoiceSession` subclass, or a function that makes a session from :class:`CallFacts`.
-        stt: the recogniser of the calls: a registry name (``"pocketsphinx"``) or a function that makes one. Default:
-            the setting ``VOICE_STT``, else one that is installed. A flow that sets ``stt_factory`` has its own.
+        stt: the recogniser of the calls: a registry name (``"pocketsphinx"``), a class, or a function that makes one
+            (an ``SttProvider`` or a ``Recognizer``). Default: the setting ``VOICE_STT``, else one that is installed.
+            A flow that sets ``stt_factory`` has its own.
         tts: the voice, likewise (``"espeak"``, ``VOICE_TTS``).
         apology: what the caller hears when ``run()`` fails; None: nothing.
         settings: instead of those of the environment.
@@ -124,6 +127,8 @@ class VoiceServer:
         observer: Callable[[CallEvent], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if isinstance(flow, VoiceSession) or not callable(flow):
+            raise TypeError("VoiceServer takes the session's class (or a function that makes one), not a session")
         self._flow = flow
         self._own_settings = settings
         self._make_stt = self._factory("stt", stt)
@@ -157,23 +162,44 @@ class VoiceServer:
     # -- serving --------------------------------------------------------------------------------------------------
 
     def run(self, host: str | None = None, port: int | None = None) -> None:
-        """Serve until Ctrl-C. Address and port default to ``VOICE_SERVER_HOST`` and ``VOICE_SERVER_PORT``."""
-        self._uvicorn(host, port).run()
+        """Serve until Ctrl-C. Address and port default to ``VOICE_SERVER_HOST`` and ``VOICE_SERVER_PORT``.
+
+        Raises:
+            OSError: the port is taken, or may not be used.
+        """
+        listening = self._listen(host, port)
+        sys.stderr.write(self._greeting(listening))
+        with contextlib.suppress(KeyboardInterrupt):
+            self._uvicorn().run(sockets=[listening])
+
+    def _greeting(self, listening: socket.socket) -> str:
+        address, port = listening.getsockname()[:2]
+        text = f"Listening on {address} port {port}, until Ctrl-C.\n"
+        settings = self.settings()
+        try:
+            text += f"Voice webhook of your Twilio number: {settings.public_url('/voice')} (POST)\n"
+        except ConfigurationError as error:
+            text += f"No call can come yet: {error}\n"
+        if not settings.auth_tokens and not settings.shared_keys and not self._insecure:
+            text += "Every request will be refused: TWILIO_AUTH_TOKEN is not set, so no signature can be checked.\n"
+        return text
 
     @contextlib.contextmanager
     def running(self, host: str | None = None, port: int | None = None) -> Iterator[VoiceServer]:
         """Serve in a thread while the ``with`` block runs; calls still up at its end are ended.
 
         Raises:
-            RuntimeError: the server could not start, for example because the port is taken.
+            OSError: the port is taken, or may not be used.
+            RuntimeError: the server did not start for another reason.
         """
-        server = self._uvicorn(host, port)
+        listening = self._listen(host, port)
+        server = self._uvicorn()
         loop = self._clock.new_event_loop()
         failed: list[BaseException] = []
 
         def serve() -> None:
             try:
-                loop.run_until_complete(server.serve())
+                loop.run_until_complete(server.serve(sockets=[listening]))
             except BaseException as error:  # noqa: BLE001 - uvicorn leaves with SystemExit; the other thread tells
                 failed.append(error)
             finally:
@@ -186,10 +212,7 @@ class VoiceServer:
             self._clock.sleep(0.01)
         if not server.started:
             server.should_exit = True
-            address = f"{server.config.host}:{server.config.port}"
-            raise RuntimeError(f"The server did not start on {address}; its log says why") from (
-                failed[0] if failed else None
-            )
+            raise RuntimeError("The server did not start; its log says why") from (failed[0] if failed else None)
         try:
             yield self
         finally:
@@ -210,15 +233,23 @@ class VoiceServer:
             if call.session.live.started_at is not None and not call.wait(timeout):
                 log.warning("Call %s did not end within %g s", call.call_sid, timeout)
 
-    def _uvicorn(self, host: str | None, port: int | None) -> uvicorn.Server:
+    def _listen(self, host: str | None, port: int | None) -> socket.socket:
+        settings = self.settings()
+        host = settings.voice_server_host if host is None else host
+        port = settings.voice_server_port if port is None else port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return socket.create_server((host, port), family=family, backlog=2048)
+        except OSError as error:
+            # OSError(errno, text) makes the subclass that fits, PermissionError for one.
+            raise OSError(error.errno, f"The server cannot listen on {host}:{port}: {error.strerror}") from error
+
+    def _uvicorn(self) -> uvicorn.Server:
         import uvicorn
 
-        settings = self.settings()
         return uvicorn.Server(
             uvicorn.Config(
                 self.app,
-                host=settings.voice_server_host if host is None else host,
-                port=settings.voice_server_port if port is None else port,
                 log_level="warning",
                 # Twilio offers no compression; whether it answers pings is not known, and media itself is the sign
                 # of life; nothing it sends is larger.
@@ -400,6 +431,11 @@ class VoiceServer:
     def _factory(self, kind: str, choice: str | Callable[[], Any] | None) -> Callable[[], Any] | None:
         if callable(choice):
             return choice
+        if choice is not None and not isinstance(choice, str):
+            raise TypeError(
+                f"{kind} takes a provider's name, its class or a function that makes one for each call, not "
+                f"{type(choice).__name__!r} object: every call has its own"
+            )
         name = choice or self._configured(kind)
         if name is None:
             return None

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from .fake_twilio import FakeTwilio
     from .fake_twilio_settings import Faults, Timings
     from .phone import FakeCall, Phone
+    from .speech import spoken
 
-__all__ = ["FakeCall", "FakeTwilio", "Faults", "Phone", "Timings", "VirtualClock"]
+__all__ = ["FakeCall", "FakeTwilio", "Faults", "Phone", "Timings", "VirtualClock", "spoken"]
 
 _HOMES = {
     "FakeCall": "phone",
@@ -19,6 +20,7 @@ _HOMES = {
     "Phone": "phone",
     "Timings": "fake_twilio_settings",
     "VirtualClock": "clock",
+    "spoken": "speech",
 }
 
 

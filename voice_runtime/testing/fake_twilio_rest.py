@@ -87,7 +87,8 @@ class _Server(socketserver.TCPServer):
             with contextlib.suppress(OSError):  # the client was faster
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in list(self._threads):
-            thread.join()
+            if thread.ident is not None:  # else accepted this very moment: its connection is shut already
+                thread.join()
 
 
 class RestServer:

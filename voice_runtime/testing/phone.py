@@ -67,6 +67,7 @@ class FakeCall:
         self._loop = loop
         self._clock = clock
         self._heard_so_far = 0  # bytes of what was heard that hears() has dealt with
+        self._heard_at_turn = 0
         self.script_error: BaseException | None = None
         self._script_over = clock.event()
         self._script_running = False
@@ -193,6 +194,11 @@ class FakeCall:
         self._do(self._hears(what, timeout))
 
     async def _hears(self, what: bytes | float, timeout: float) -> None:
+        if not isinstance(what, (bytes, int, float)):
+            raise TypeError(
+                f"hears() takes μ-law bytes or milliseconds, not {type(what).__name__!r}: for the words look at the "
+                "server's side of the call, its transcript"
+            )
         heard = self._record.heard
 
         def reached() -> int | None:
@@ -213,6 +219,17 @@ class FakeCall:
     def wait_quiet(self, ms: float, timeout: float = 60) -> None:
         """Wait until nothing has been heard for so long; before the first sound, since this was called."""
         self._do(self._wait_quiet(ms, timeout))
+
+    def wait_turn(self, quiet_ms: float = 600, timeout: float = 60) -> None:
+        """Wait for one's turn to speak: something new has been heard since the last turn, and then nothing for
+        ``quiet_ms``."""
+        self._do(self._wait_turn(quiet_ms, timeout))
+
+    async def _wait_turn(self, quiet_ms: float, timeout: float) -> None:
+        before = self._heard_at_turn
+        await self._poll(lambda: self.heard.heard_bytes() > before, timeout, "the other end to speak")
+        await self._wait_quiet(quiet_ms, timeout)
+        self._heard_at_turn = self.heard.heard_bytes()
 
     async def _wait_quiet(self, ms: float, timeout: float) -> None:
         begin = self.now_ms()
