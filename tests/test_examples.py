@@ -148,6 +148,27 @@ def test_echo(stage: Stage) -> None:
         assert call.heard.find(sentence) >= 0
 
 
+def test_the_readmes_test_passes() -> None:
+    """The test that README prints is the file, and it passes as a user runs it."""
+    example = EXAMPLES / "test_booking.py"
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    assert example.read_text(encoding="utf-8").partition('"""\n\n')[2] in readme
+    assert (EXAMPLES / "booking.py").read_text(encoding="utf-8").partition('"""\n\n')[2] in readme
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(EXAMPLES),
+        str(example),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_example_is_tested() -> None:
     """A new example needs a test here."""
     tested = Path(__file__).read_text(encoding="utf-8")
