@@ -56,6 +56,14 @@ def test_clocks_that_drift_apart_are_followed(drift_ppm: float) -> None:
     assert clock.sent_at(now + 5) == pytest.approx(now + 5, abs=1)
 
 
+@pytest.mark.parametrize("gap_ms", [60, 300, 900])
+def test_a_gap_in_the_media_is_not_our_lateness(gap_ms: float) -> None:
+    """Frames are missing, the message is not late: it was sent when it came."""
+    clock = StreamClock()
+    now = feed(clock, 100)
+    assert clock.sent_at(now + gap_ms) == now + gap_ms
+
+
 def test_when_no_media_has_come_for_long_arrival_counts() -> None:
     """A gap in the media says nothing about the message behind it."""
     clock = StreamClock()

@@ -63,5 +63,5 @@ class Dispatcher:
         while (callback := self._queue.get()) is not None:
             try:
                 callback()
-            except Exception:
+            except BaseException:
                 log.exception("A callback of %s failed", self.name)

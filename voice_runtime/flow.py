@@ -80,6 +80,11 @@ class Call:
         return self._live.bridge.wait_until(lambda: self._over, timeout)
 
     @property
+    def flow_running(self) -> bool:
+        """Whether the thread of ``run()`` is still at work."""
+        return self._thread is not None and not self._flow_done
+
+    @property
     def _over(self) -> bool:
         if self._thread is None:
             return bool(self.outcome)
@@ -97,13 +102,16 @@ class Call:
         self._live.hang_up("cut")
         if ringing and self.call_sid and self._cancel is not None:
             self._cancel(self.call_sid)
+            self._live.end("canceled")  # no stream will come, and whether a callback does is not certain
 
     def report_status(self, status: str) -> None:
         """Twilio says what became of the call; any thread."""
         self.status = status
         if status in _NOT_ANSWERED or status == "completed":
-            # After the stream's own end this changes nothing; without a stream it is the only news of the end.
-            self._live.end(status)
+            # Normally the stream has told it before. Without a stream this is the only news of the end.
+            self._live.hang_up(status)
+            if self._live.leg is None:
+                self._live.end(status)
         self._live.bridge.notify()
 
     # -- the flow's thread ----------------------------------------------------------------------------------------

@@ -237,13 +237,12 @@ class Hearing:
         if self._inbound is not None:
             self._inbound.push(None)
         if stt is not None:
-            try:
-                async with asyncio.timeout(_STOP_S):
-                    await stt.stop()
-            except TimeoutError:
+            # A task of its own: a stop() that swallows or raises a cancellation is then nobody's but its own.
+            stopping = asyncio.get_running_loop().create_task(_stop(stt))
+            await asyncio.wait([stopping], timeout=_STOP_S)
+            if not stopping.done():
+                stopping.cancel()
                 log.warning("The speech recogniser did not stop within %g s", _STOP_S)
-            except Exception:
-                log.exception("The speech recogniser failed while it was stopped")
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=_STOP_S)
@@ -392,6 +391,13 @@ class Hearing:
         failure = self._failure
         if failure is not None:
             raise ProviderError(failure.kind, failure.message, retryable=failure.retryable)
+
+
+async def _stop(stt: SttProvider) -> None:
+    try:
+        await stt.stop()
+    except Exception:
+        log.exception("The speech recogniser failed while it was stopped")
 
 
 def _faced(stt: Any) -> SttProvider:

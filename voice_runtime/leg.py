@@ -14,7 +14,7 @@ __all__ = ["Leg", "StreamClock"]
 
 _FRAME_MS = 20.0
 _CREEP_MS = 0.004  # per frame: follows a sender whose clock is up to 200 ppm slower than ours
-_TRUST_MS = 1000.0
+_TOGETHER_MS = 25.0  # what waited together with frames is handled together with them
 
 
 class StreamClock:
@@ -25,25 +25,27 @@ class StreamClock:
     to within one frame.
     """
 
-    __slots__ = ("_newest_ms", "_offset_ms")
+    __slots__ = ("_arrived_ms", "_newest_ms", "_offset_ms")
 
     def __init__(self) -> None:
         self._offset_ms = float("inf")
-        self._newest_ms: float | None = None
+        self._newest_ms = 0.0
+        self._arrived_ms = float("-inf")
 
     def media(self, timestamp_ms: float, now_ms: float) -> None:
         """A media frame with this timestamp arrived now."""
         self._newest_ms = timestamp_ms
+        self._arrived_ms = now_ms
         offset = now_ms - timestamp_ms
         creeping = self._offset_ms + _CREEP_MS
         self._offset_ms = offset if offset < creeping else creeping
 
     def sent_at(self, now_ms: float) -> float:
         """When a message that arrives now was sent, on our clock and as if the network took no time."""
-        if self._newest_ms is None:
-            return now_ms
+        if now_ms - self._arrived_ms > _TOGETHER_MS:
+            return now_ms  # no frame came with it: media is missing, which says nothing about the message
         newest = self._offset_ms + self._newest_ms + _FRAME_MS
-        return newest if now_ms - _TRUST_MS < newest < now_ms else now_ms
+        return newest if newest < now_ms else now_ms
 
 
 class Leg:

@@ -70,6 +70,7 @@ class LiveCall:
         self.parameters: dict[str, str] = {}
         self.leg: Leg | None = None
         self.voice: TtsProvider | None = None
+        self.voice_in_the_making = False
         self.started_at: float | None = None
         self.disconnect_wanted = ""
         self.on_begun: list[Callable[[], None]] = []
@@ -124,17 +125,17 @@ class LiveCall:
             self._next_leg_s = 0.0
             if first:
                 self.call_sid = call_sid
+                self.dispatcher.name = f"call-callbacks {call_sid}"
                 self.started_at = self.clock.monotonic()
             disconnect_wanted = self.disconnect_wanted
+            if first:
+                self.emit(CallStarted, caller=self.caller, called=self.called, direction=self.direction)
+            self.emit(LegStarted, stream_sid=stream_sid)
             self.bridge.condition.notify_all()
         if self._seam is not None:
             self._seam.cancel()
             self._seam = None
-        self.dispatcher.name = f"call-callbacks {call_sid}"
         self.speaker.attach(wake)
-        if first:
-            self.emit(CallStarted, caller=self.caller, called=self.called, direction=self.direction)
-        self.emit(LegStarted, stream_sid=stream_sid)
         self.bridge.call_soon(self.hearing.start_recognition)
         if disconnect_wanted:
             hang_up(disconnect_wanted)
@@ -177,11 +178,13 @@ class LiveCall:
         with self.bridge.lock:
             if self.bridge.ended:
                 return
-            self.speaker.close()
-            self.bridge.ended = reason
-            self.hearing.close()
+            self.bridge.ended = reason  # first: whatever fails below, nobody waits for this call any longer
             self.leg = None
-            self.bridge.condition.notify_all()
+            try:
+                self.speaker.close()
+                self.hearing.close()
+            finally:
+                self.bridge.condition.notify_all()
         if self.bridge.loop is not None:
             self.bridge.call_soon(self._let_go)
         else:

@@ -40,7 +40,7 @@ _ASSUME_HEARD_AFTER_MS = 30_000
 """A peer that never echoes marks must not make us keep its audio for ever."""
 _ROUNDING_MS = 0.01
 _LONG_AGO = -1e12
-_LONGEST_ROUND_TRIP_MS = 500.0
+_LONGEST_ROUND_TRIP_MS = 2000.0
 
 
 class Clear:
@@ -192,9 +192,14 @@ class Timeline:
 
         Raises:
             PlayoutFullError: the queue would exceed ``limit_ms``.
+            TypeError: not bytes.
         """
         if self.closed or (utterance is not None and utterance._generation is not self._now):
             return False
+        if type(audio) is not bytes:
+            if not isinstance(audio, (bytes, bytearray, memoryview)):
+                raise TypeError(f"audio must be μ-law bytes, not {type(audio).__name__!r}")
+            audio = bytes(audio)
         size = len(audio)
         if self._queued_bytes + size > self._limit_bytes:
             raise PlayoutFullError(self.queued_ms, self._limit_bytes / BYTES_PER_MS)

@@ -58,6 +58,8 @@ _DEFAULTS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espea
 _WEBHOOK_LIMIT = 65_536
 _PORT_WAIT_S = 15.0
 _STATUS_PATIENCE_S = 60.0
+_FLOW_GRACE_S = 5.0
+_EXECUTOR_GRACE_S = 5.0
 
 
 class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +205,8 @@ class VoiceServer:
             except BaseException as error:  # noqa: BLE001 - uvicorn leaves with SystemExit; the other thread tells
                 failed.append(error)
             finally:
-                loop.run_until_complete(loop.shutdown_default_executor())
+                with contextlib.suppress(TimeoutError):  # a worker that never returns shall not keep us
+                    loop.run_until_complete(asyncio.wait_for(loop.shutdown_default_executor(), _EXECUTOR_GRACE_S))
                 loop.close()
 
         thread = self._clock.start_thread(serve, "voice-server")
@@ -229,8 +232,9 @@ class VoiceServer:
                 call.hang_up()
             except VoiceRuntimeError as error:
                 log.warning("Call %s could not be ended: %s", call.call_sid, error)
+        deadline = self._clock.monotonic() + timeout
         for call in calls.values():
-            if call.session.live.started_at is not None and not call.wait(timeout):
+            if not call.wait(max(0.0, deadline - self._clock.monotonic())):
                 log.warning("Call %s did not end within %g s", call.call_sid, timeout)
 
     def _listen(self, host: str | None, port: int | None) -> socket.socket:
@@ -257,6 +261,8 @@ class VoiceServer:
                 ws_per_message_deflate=False,
                 ws_ping_interval=None,
                 ws_max_size=MAX_MESSAGE_BYTES,
+                # A peer that reads nothing must not keep the server from stopping.
+                timeout_graceful_shutdown=10,
             )
         )
 
@@ -343,9 +349,20 @@ class VoiceServer:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
-        yield
-        for call in self.calls:
-            call.session.live.hang_up("server_stopped")
+        try:
+            yield
+        finally:
+            self._loop = None
+            for call in self.calls:
+                call.session.live.hang_up("server_stopped")
+            await run_in_thread(self._clock, self._wait_for_flows, "voice-server-stop")
+
+    def _wait_for_flows(self) -> None:
+        """The sockets are closed; let what run() does behind its last verb come to an end."""
+        deadline = self._clock.monotonic() + _FLOW_GRACE_S
+        for call in [*self.calls, *self.finished]:
+            if call.flow_running and not call.wait(max(0.0, deadline - self._clock.monotonic())):
+                log.warning("Call %s: run() has not ended with the server", call.call_sid)
 
     async def _health(self) -> dict[str, Any]:
         return {"status": "ok", "calls": len(self._calls)}
@@ -455,7 +472,8 @@ class VoiceServer:
             return None
         call = expected.call
         live = call.session.live
-        if live.ended:
+        if live.ended or live.started_at is not None:
+            log.warning("Refused a stream: its session has a call already")
             return None
         call.session.call_sid = body.call_sid
         live.on_begun.append(functools.partial(self._begun, call, live))
@@ -467,5 +485,6 @@ class VoiceServer:
         call.start(self._apology)
 
     def _over(self, call: Call, live: LiveCall) -> None:
-        self._calls.pop(live.call_sid, None)
+        if self._calls.get(live.call_sid) is call:
+            del self._calls[live.call_sid]
         self._finished.append(call)

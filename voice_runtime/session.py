@@ -223,14 +223,25 @@ class VoiceSession:
 
     def _voice(self) -> TtsProvider:
         live = self.live
-        if live.voice is None:
+        bridge = live.bridge
+        with bridge.lock:
+            bridge.condition.wait_for(lambda: not live.voice_in_the_making or live.ended)
+            if live.ended:
+                raise CallHangupError(reason=live.ended)
+            if live.voice is not None:
+                return live.voice
             if self.tts_factory is None:
                 raise ConfigurationError(
                     "say() needs a voice and this call has none. Give one to the server, for example "
                     "VoiceServer(Flow, tts='espeak'), or set session.tts_factory."
                 )
+            live.voice_in_the_making = True
+        try:
             voice = self._off_loop(self.tts_factory)
             live.voice = SynthesizerTts(voice) if isinstance(voice, Synthesizer) else voice
+        finally:
+            live.voice_in_the_making = False
+            bridge.notify()
         return live.voice
 
     def _say_through(self, tts: TtsProvider, text: str, stop_event: threading.Event | None) -> SayResult:
@@ -358,18 +369,20 @@ class VoiceSession:
             return work()
         future = live.bridge.start(lambda: run_in_thread(live.clock, work, f"work of call {live.call_sid}"))
         live.bridge.wait_until(lambda: future.done() or live.ended, None)
-        if not future.done():
+        if not future.done() or future.cancelled():
             raise CallHangupError("The call ended while a request was under way", reason=live.ended)
         return future.result(timeout=0)
 
     def hang_up(self) -> None:
         """Let everything said be heard to its end, then end the call. Idempotent; any thread but the loop's."""
         refuse_on_event_loop("hang_up()")
-        live = self.live
+        live, requested = self.live, self._disconnect_requested
         if not live.ended and live.leg is not None:
             live.speaker.drain("end-of-call")
             live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
-        self._end("hung_up")
+        # Of this call, whatever reset() has put in its place meanwhile.
+        live.bridge.call_soon(requested.set)
+        live.hang_up("hung_up")
         if live.leg is not None:
             live.bridge.wait_until(lambda: live.ended, 15.0)
 
@@ -504,8 +517,8 @@ class VoiceSession:
         self.live.end("caller_hung_up")
 
     def reset(self) -> None:
-        """Make the session ready for another call. Any thread, any time: a call under way is ended first, and what
-        still runs of it cannot reach the next one."""
+        """Make the session ready for another call. Any thread, any time: a call under way is ended first, and neither
+        its socket nor its providers can reach the next one. (Call code that goes on using the session does.)"""
         old = self.live
         leg = old.leg
         self._mixer = None  # a recording is of one call
@@ -548,8 +561,18 @@ class VoiceSession:
             live.hearing.on_frame = live.timeline.on_heard = None
             return
         hearing = live.hearing
-        hearing.on_frame = lambda audio: mixer.write_caller(audio, at_ms=hearing.audio_ms - len(audio) / BYTES_PER_MS)
-        live.timeline.on_heard = lambda at_ms, audio: mixer.write_agent(audio, at_ms=hearing.position_of(at_ms))
+
+        def caller(audio: bytes) -> None:
+            mixer.write_caller(audio, at_ms=hearing.audio_ms - len(audio) / BYTES_PER_MS)
+
+        def agent(at_ms: float, audio: bytes) -> None:
+            mixer.write_agent(audio, at_ms=hearing.position_of(at_ms))
+
+        def failed() -> None:
+            hearing.on_frame = live.timeline.on_heard = None
+
+        hearing.on_frame = _guarded(caller, failed)
+        live.timeline.on_heard = _guarded(agent, failed)
 
     def use_clock(self, clock: Clock) -> None:
         """Before the call: take another clock than the class's."""
@@ -572,6 +595,19 @@ class VoiceSession:
         self._outbound_pull = None
         self._tap(live)
         self.live = live
+
+
+def _guarded(tap: Callable[..., None], failed: Callable[[], None]) -> Callable[..., None]:
+    """A recorder must not be able to break the call it records."""
+
+    def guarded(*arguments: Any) -> None:
+        try:
+            tap(*arguments)
+        except Exception:
+            log.exception("The mixer failed and gets nothing more of this call")
+            failed()
+
+    return guarded
 
 
 def _read_ulaw(path: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,16 +19,22 @@ from .results import PlayResult, SayResult
 from .turns.heard_text import heard_text
 
 if TYPE_CHECKING:
-    from .tts import Synthesizer
+    from .tts import SpeechChunk, Synthesizer
 
 __all__ = ["Speaker", "SpeakerLimits"]
 
 _STOP_POLL_S = 0.02  # a threading.Event of somebody else's cannot be waited for together with a condition
+_CANCEL_GRACE_S = 1.0
 _AHEAD_MS = 30_000.0  # how far a synthesiser may run ahead of the line before it is made to wait
 
 
 def _nobody() -> None:
     """Nobody drains the timeline yet."""
+
+
+async def _next(chunks: AsyncGenerator[SpeechChunk, None]) -> SpeechChunk | None:
+    """The next chunk, None at the end."""
+    return await anext(chunks, None)
 
 
 class SpeakerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +157,7 @@ class Speaker:
         """Make, queue and wait. Raises CallHangupError with the partial result when the call ends."""
         refuse_on_event_loop("say()")
         with self.voice(text) as voice:
-            with self._turn() as utterance:
+            with self._turn(stop_event) as utterance:
                 making = self._bridge.start(lambda: self._make(synthesizer, text, utterance))
                 try:
                     self._wait(lambda: making.done() or utterance.outcome is not None, None, stop_event)
@@ -189,7 +195,7 @@ class Speaker:
         refuse_on_event_loop("play()")
         name = f"[{name}]"
         with self.voice(name) as voice:
-            with self._turn() as utterance:
+            with self._turn(stop_event) as utterance:
                 with self._lock:
                     try:
                         self.timeline.append(audio, utterance)
@@ -209,22 +215,31 @@ class Speaker:
             raise CallHangupError(partial=result, reason=self._bridge.ended)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[Utterance]:
-        """A new utterance. One is queued at a time: a second thread's comes behind it, not between its words."""
+    def _turn(self, stop_event: threading.Event | None) -> Iterator[Utterance]:
+        """A new utterance. One is queued at a time: a second thread's comes behind it, not between its words. One
+        that is stopped before its turn has come is settled already, and cuts nobody else's."""
         bridge = self._bridge
         with bridge.lock:
             # Between two legs there is no line to speak on.
-            bridge.condition.wait_for(lambda: (not self._taken and not self.timeline.closed) or bridge.ended)
+            while not (bridge.ended or not (self._taken or self.timeline.closed)):
+                if stop_event is not None and stop_event.is_set():
+                    break
+                bridge.condition.wait(None if stop_event is None else _STOP_POLL_S)
             if bridge.ended:
                 raise CallHangupError(reason=bridge.ended)
-            self._taken = True
             utterance = self.timeline.begin()
+            if self._taken or self.timeline.closed:
+                utterance.outcome = Outcome.INTERRUPTED
+                mine = False
+            else:
+                mine = self._taken = True
         try:
             yield utterance
         finally:
             with bridge.lock:
                 self.timeline.end(utterance)  # where it was not ended by whoever filled it
-                self._taken = False
+                if mine:
+                    self._taken = False
                 bridge.condition.notify_all()
 
     @contextlib.contextmanager
@@ -259,20 +274,24 @@ class Speaker:
     async def _make(self, synthesizer: Synthesizer, text: str, utterance: Utterance) -> None:
         """On the loop: from the synthesiser's chunks to the timeline, with a deadline on each."""
         bridge, timeline = self._bridge, self.timeline
+        loop = asyncio.get_running_loop()
         patience = self.limits.first_audio
-        chunks = None
+        chunks: AsyncGenerator[SpeechChunk, None] | None = None
+        step: asyncio.Task[SpeechChunk | None] | None = None
         try:
             chunks = synthesizer.synthesize(text)
+            deadline = loop.time() + patience
             while True:
-                try:
-                    async with asyncio.timeout(patience):
-                        chunk = await anext(chunks)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError as error:
+                # A task for each step, since a voice may swallow its cancellation; then it is left behind.
+                step = loop.create_task(_next(chunks))
+                await asyncio.wait([step], timeout=deadline - loop.time())
+                if not step.done():
                     raise ProviderError(
                         "timeout", f"no audio within {patience:g} s", provider=synthesizer.name, retryable=True
-                    ) from error
+                    )
+                chunk = step.result()
+                if chunk is None:
+                    return
                 with bridge.lock:
                     utterance.words.extend(chunk.words)
                     wanted = timeline.append(chunk.audio, utterance)
@@ -280,14 +299,19 @@ class Speaker:
                     return
                 if chunk.audio:
                     patience = self.limits.stall
+                    deadline = loop.time() + patience
                     self.wake()
-                while timeline.queued_ms > _AHEAD_MS and utterance.outcome is None:  # noqa: ASYNC110 - pure queue
+                while timeline.queued_ms > _AHEAD_MS and utterance.outcome is None:
                     await asyncio.sleep(0.5)
+                    deadline = loop.time() + patience
         finally:
             with bridge.lock:
                 timeline.end(utterance)
             self.wake()
-            if chunks is not None:
+            if step is not None and not step.done():
+                step.cancel()
+                await asyncio.wait([step], timeout=_CANCEL_GRACE_S)
+            if chunks is not None and (step is None or step.done()):
                 await chunks.aclose()
 
     def _wait(
@@ -302,6 +326,8 @@ class Speaker:
             if stop_event is None:
                 bridge.wait_until(lambda: done() or bridge.ended, left)
                 return None
+            if done():
+                return stop_event
             if stop_event.is_set():
                 self.clear()
                 stop_event = None

@@ -200,6 +200,13 @@ class StreamConnection:
     async def write(self) -> None:
         """The one writer, a task of the driver: sends what is due until the stream is over."""
         self._writer = asyncio.current_task()
+        try:
+            await self._write_until_over()
+        except Exception:
+            log.exception("Call %s cannot be written to any longer, hanging up", self.stream.call_sid)
+            self._hang_up("failed")
+
+    async def _write_until_over(self) -> None:
         while not self._over:
             self._waiter = self._loop.create_future()
             await self.flush()

@@ -124,10 +124,14 @@ class StreamEndpoint:
         broken = False
 
         def abort() -> None:
-            """Returning from the application makes the server drop the connection."""
+            """Leave the application, and have the server drop the connection without waiting for its buffer."""
             nonlocal broken
             broken = True
             reader.cancel()
+            # ASGI has no word for that. uvicorn's send is a method of its protocol object, which has the transport.
+            transport = getattr(getattr(send, "__self__", None), "transport", None)
+            if transport is not None:
+                transport.abort()
 
         connection = StreamConnection(
             clock=self._clock,
@@ -149,8 +153,6 @@ class StreamEndpoint:
             connection.socket_closed()
             writer.cancel()
             await asyncio.wait([writer])
-            if not writer.cancelled() and (error := writer.exception()) is not None:
-                log.error("The writer of a stream failed", exc_info=error)
             await connection.closed()
 
     async def _read(
