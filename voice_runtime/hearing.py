@@ -70,7 +70,6 @@ class Hearing:
         self._arrived_ms = bridge.clock.monotonic() * 1000  # the newest frame
         self._origin_ms = 0.0  # where the recogniser's zero lies on the caller's audio
         self._agent_said: deque[str] = deque(maxlen=4)  # an echo is of the newest sentences
-        self._agent_until_ms = 0.0
         self.frames_dropped = 0
 
     # -- the caller's audio (loop thread) -------------------------------------------------------------------------
@@ -279,30 +278,19 @@ class Hearing:
         self._bridge.notify()
 
     def _is_echo(self, event: Final) -> bool:
-        """Whether this is our own voice coming back: it lies within our speech on the audio, and says what we said.
-
-        A caller may well answer into the question. A recogniser that only knows what it is told to expect hears one
-        of that in any sound, so for it the words prove nothing: there only what ended before we did is dropped.
-        """
+        """Whether this is our own voice coming back: it lies within our speech on the audio, and says what we say.
+        A caller may well answer into the question."""
         is_echo = getattr(self.stt, "is_echo", None)
         if is_echo is None or not is_echo(event):
             return False
-        if not self.stt_dictates():
-            return event.end_ms + self._origin_ms <= self._agent_until_ms
         ours = set(normalise(" ".join(self._agent_said)))
         return ours.issuperset(normalise(event.text))
-
-    def stt_dictates(self) -> bool:
-        """Whether the recogniser writes down anything that is said."""
-        return bool(getattr(getattr(self.stt, "capabilities", None), "dictation", True))
 
     def agent_speaks(self, speaking: bool, text: str) -> None:
         """Our own voice begins to say ``text``, or has ended; any thread."""
         self._agent_speaking = speaking
         if speaking:
             self._agent_said.append(text)
-        else:
-            self._agent_until_ms = self.audio_ms
         if self.stt is not None:
             try:
                 self.stt.set_speaking(speaking)

@@ -539,7 +539,7 @@ class VoiceSession:
             OSError: its file cannot be made.
         """
         live = self.live
-        if mixer is not None and not mixer.running:
+        if mixer is not None and not getattr(mixer, "running", True):
             mixer.start()
             live.on_over.append(lambda: _shut_down(live.clock, mixer))
         self._mixer = mixer

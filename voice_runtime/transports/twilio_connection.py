@@ -299,10 +299,10 @@ class StreamConnection:
         try:
             async with asyncio.timeout(self._limits.close):
                 await self._close(code)
+        except TimeoutError:  # before OSError, of which it is one
+            self._abort()
         except (OSError, RuntimeError):
             pass  # closed already, by the peer or by the server
-        except TimeoutError:
-            self._abort()
 
     async def closed(self) -> None:
         """Wait for a hang-up under way; the driver's last step."""
