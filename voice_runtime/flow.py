@@ -164,7 +164,7 @@ class Call:
     def _apologise(self, apology: str | None) -> None:
         session = self.session
         try:
-            if apology and session.tts_factory is not None:
+            if apology and session.setting("tts_factory") is not None:
                 VoiceSession.clear(session)
                 VoiceSession.say(session, apology)
             VoiceSession.hang_up(session)

@@ -39,6 +39,7 @@ class OutboundPull:
             self._changed.clear()
             item = self._pull(audio=True)
             if isinstance(item, bytes):
+                self._changed.set()  # a mark may stand at the head now
                 return item
             if item is None:
                 await self._changed.wait()

@@ -186,7 +186,7 @@ class Timeline:
         """Audio that waits to be sent."""
         return self._queued_bytes / BYTES_PER_MS
 
-    def append(self, audio: bytes, utterance: Utterance | None = None) -> bool:
+    def append(self, audio: bytes | bytearray | memoryview, utterance: Utterance | None = None) -> bool:
         """Queue μ-law audio of any length. False, and nothing queued, when the utterance is already settled
         (a clear came in between: its producer shall stop) or the leg is over.
 

@@ -431,11 +431,11 @@ class VoiceServer:
         session.use_clock(self._clock)
         if self._observer is not None:
             session.subscribe(self._observer)
-        if session.stt_factory is None:
+        if session.setting("stt_factory") is None:
             session.stt_factory = self._make_stt
-        if session.tts_factory is None:
+        if session.setting("tts_factory") is None:
             session.tts_factory = self._make_tts
-        if session.sms_factory is None:
+        if session.setting("sms_factory") is None:
             session.sms_factory = lambda: get_sms_transport(settings=self.settings())
         if settings.voice_monitor:
             session.set_mixer(AudioMixer(monitor=True, clock=self._clock))

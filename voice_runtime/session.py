@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -230,14 +231,15 @@ class VoiceSession:
                 raise CallHangupError(reason=live.ended)
             if live.voice is not None:
                 return live.voice
-            if self.tts_factory is None:
+            factory = self.setting("tts_factory")
+            if factory is None:
                 raise ConfigurationError(
                     "say() needs a voice and this call has none. Give one to the server, for example "
                     "VoiceServer(Flow, tts='espeak'), or set session.tts_factory."
                 )
             live.voice_in_the_making = True
         try:
-            voice = self._off_loop(self.tts_factory)
+            voice = self._off_loop(factory)
             live.voice = SynthesizerTts(voice) if isinstance(voice, Synthesizer) else voice
         finally:
             live.voice_in_the_making = False
@@ -357,7 +359,7 @@ class VoiceSession:
         number = to or (live.called if live.direction.startswith("outbound") else live.caller)
         if not number:
             raise ConfigurationError("send_sms() does not know the other party's number: give it as to='+358...'.")
-        make = self.sms_factory or get_sms_transport
+        make = self.setting("sms_factory") or get_sms_transport
         result = dict(self._off_loop(lambda: make().send_sms(to=number, body=body)))
         live.emit(SmsSent, to=number, body=body, message_sid=str(result.get("message_sid", "")))
         return result
@@ -423,7 +425,7 @@ class VoiceSession:
         else:
             live.bridge.call_soon(lambda: live.hearing.frame(data, live.speaker.now_ms()))
 
-    def put_outbound_sync(self, data: bytes) -> None:
+    def put_outbound_sync(self, data: bytes | bytearray | memoryview) -> None:
         """Queue audio for the caller (μ-law 8 kHz, any length). Any thread, does not block.
 
         Raises:
@@ -574,6 +576,15 @@ class VoiceSession:
         hearing.on_frame = _guarded(caller, failed)
         live.timeline.on_heard = _guarded(agent, failed)
 
+    def setting(self, name: str) -> Any:
+        """A factory or hook of this session; where none was given, the one its class has."""
+        value = getattr(self, name)
+        if value is None:
+            value = getattr(type(self), name, None)
+            if isinstance(value, types.FunctionType):
+                value = value.__get__(self)
+        return None if isinstance(value, property) else value
+
     def use_clock(self, clock: Clock) -> None:
         """Before the call: take another clock than the class's."""
         if clock is not self.clock:
@@ -588,7 +599,7 @@ class VoiceSession:
             lead_ms=self.lead_ms,
             limits=self.speaker_limits,
             observers=self._observers,
-            setting=lambda name: getattr(self, name, None),
+            setting=self.setting,
         )
         self._disconnect_requested = asyncio.Event()
         self._clear_queue = asyncio.Queue()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Speaker", "SpeakerLimits"]
 
 _STOP_POLL_S = 0.02  # a threading.Event of somebody else's cannot be waited for together with a condition
-_CANCEL_GRACE_S = 1.0
 _AHEAD_MS = 30_000.0  # how far a synthesiser may run ahead of the line before it is made to wait
 
 
@@ -35,6 +34,14 @@ def _nobody() -> None:
 async def _next(chunks: AsyncGenerator[SpeechChunk, None]) -> SpeechChunk | None:
     """The next chunk, None at the end."""
     return await anext(chunks, None)
+
+
+async def _let_go(chunks: AsyncGenerator[SpeechChunk, None], step: asyncio.Task[SpeechChunk | None] | None) -> None:
+    """Cancel a voice. Nobody waits for it: it may take its time, or refuse."""
+    if step is not None and not step.done():
+        step.cancel()
+        await asyncio.wait([step])
+    await chunks.aclose()
 
 
 class SpeakerLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +120,7 @@ class Speaker:
 
     # -- raw audio and marks --------------------------------------------------------------------------------------
 
-    def put(self, audio: bytes) -> None:
+    def put(self, audio: bytes | bytearray | memoryview) -> None:
         """Queue μ-law audio; any thread, never blocks. Dropped when the call is over."""
         with self._lock:
             self.timeline.append(audio)
@@ -308,11 +315,8 @@ class Speaker:
             with bridge.lock:
                 timeline.end(utterance)
             self.wake()
-            if step is not None and not step.done():
-                step.cancel()
-                await asyncio.wait([step], timeout=_CANCEL_GRACE_S)
-            if chunks is not None and (step is None or step.done()):
-                await chunks.aclose()
+            if chunks is not None:
+                bridge.spawn(_let_go(chunks, step))
 
     def _wait(
         self, done: Callable[[], Any], timeout: float | None, stop_event: threading.Event | None
