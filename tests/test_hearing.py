@@ -510,3 +510,90 @@ class TestInbound:
             line_of.loop.call(lambda: None)
             assert session.live.hearing.audio_ms >= before + 20
             line.hang_up()
+
+
+class TestTrouble:
+    """Recognisers that are not what they should be."""
+
+    def test_a_secondary_that_cannot_be_made_disturbs_nobody(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The call goes on with the primary alone."""
+        session, _ = make()
+
+        def factory() -> Any:
+            raise ProviderError("auth", "no key for the secondary")
+
+        session.stt_secondary_factory = factory
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            call = line_of.thread(lambda: session.listen(timeout=5))
+            line_of.clock.sleep(0.2)
+            line.says(spoken(0x21))
+            assert call.join().text == "yes"
+            line.hang_up()
+        assert "no key for the secondary" in caplog.text
+        caplog.clear()
+
+    def test_a_new_factory_after_a_failure_is_a_new_chance(self) -> None:
+        """Assigned on the live call, it starts."""
+        session, _ = make(ScriptedRecognizer(start=lambda: ProviderError("auth", "bad key")))
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            with pytest.raises(ProviderError):
+                session.listen(timeout=2)
+            session.stt_factory = lambda: ScriptedRecognizer()  # type: ignore[assignment]
+            line_of.clock.sleep(0.2)
+            call = line_of.thread(lambda: session.listen(timeout=5))
+            line_of.clock.sleep(0.2)
+            line.says(spoken(0x22))
+            assert call.join().text == "no"
+            line.hang_up()
+
+    def test_a_stop_that_raises_its_cancellation_leaves_nothing(self) -> None:
+        """The usual way to stop a task of one's own, without the usual except."""
+
+        class Clumsy(MockStt):
+            async def stop(self) -> None:
+                task = asyncio.get_running_loop().create_task(asyncio.sleep(100))
+                await asyncio.sleep(0)
+                task.cancel()
+                await task
+
+        voice = ScriptedVoice()
+        session = VoiceSession()
+        session.stt_factory = Clumsy
+        session.tts_factory = speaking(voice)
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            session.say("hello")
+            line.hang_up()
+            line_of.clock.sleep(7)
+        assert voice.closed == 1
+
+    def test_an_expectation_nobody_takes_has_a_deadline(self) -> None:
+        """A recogniser that hangs in expect() is an error of its own, not a TimeoutError from inside."""
+
+        class Deaf(ScriptedRecognizer):
+            async def expect(self, phrases: Sequence[str] | None, digits: int | None = None) -> None:
+                await asyncio.sleep(100)
+
+        session, _ = make(Deaf())
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            with pytest.raises(ProviderError, match="15 s"):
+                session.listen(expect=["yes"])
+            line.hang_up()
+
+    def test_two_listeners_never_take_the_same(self) -> None:
+        """Nor trip over each other, or over clear_inbound()."""
+        session, ear = make()
+        with exchange(session) as line_of:
+            line = connected(line_of, session)
+            calls = [line_of.thread(lambda: session.listen(timeout=4)) for _ in range(6)]
+            line_of.clock.sleep(0.2)
+            for n in range(3):
+                line_of.loop.call(ear._final, f"word {n}", 1e6 + n, 1e6 + n + 1)
+            session.clear_inbound()
+            results = [call.join() for call in calls]
+            said = [result.text for result in results if result]
+            assert len(said) == len(set(said)) <= 3
+            line.hang_up()

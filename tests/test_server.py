@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -474,6 +477,66 @@ class TestOutbound:
             assert call.wait(60)
             assert call.outcome == "hung_up"
 
+    def test_a_call_that_rings_can_be_ended(self) -> None:
+        """call.hang_up(), and so the end of the server, stops the ringing."""
+        with town() as t:
+            server = t.serve(Greeter)
+            t.fake.phones[CALLER] = Phone(ring_ms=20_000)
+            call = server.dial(CALLER)
+            t.clock.sleep(2)
+            server.end_calls()
+            assert call.wait(1)
+            assert t.fake.wait_for_call(to=CALLER).wait_ended(5) == "canceled"
+
+    def test_a_status_that_says_completed_closes_the_stream(self) -> None:
+        """Twilio's word counts: nothing of ours stays up."""
+        with town() as t:
+            server = t.serve(Sleeper)
+            call = server.dial(CALLER)
+            call.wait_answered()
+            call.report_status("completed")
+            assert call.wait(5)
+            assert t.fake.wait_for_call(to=CALLER).wait_ended(5)
+            assert server.calls == []
+
+    def test_one_session_for_two_callers_is_refused(self) -> None:
+        """A factory that returns the same session again: the second caller does not hear the first."""
+        with town() as t:
+            session = Sleeper()
+            t.serve(lambda _: session)
+            first = t.call()
+            first.wait_streaming()
+            second = t.call()
+            assert second.wait_ended(30) == "completed"
+            assert second.heard.heard_bytes() == 0
+            assert first.status == "in-progress"
+            first.hang_up()
+
+    def test_slow_flows_and_providers_keep_no_caller_waiting(self) -> None:
+        """Twenty constructors and recognisers that take ten seconds each: the next caller is greeted at once."""
+        with town() as t:
+            made = iter(range(100))
+
+            class Slow(Greeter):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self.number = next(made)
+                    if self.number < 20:
+                        t.clock.sleep(10)
+
+            def slow_ear() -> MockStt:
+                t.clock.sleep(10)
+                return MockStt()
+
+            t.serve(Slow, stt=slow_ear)
+            for n in range(20):
+                t.fake.place_call(to=NUMBER, from_=f"+3584012345{n:02d}", phone=Phone())
+            t.clock.sleep(0.5)
+            call = t.call()
+            call.hears(300, timeout=2)
+            call.wait_ended()
+            t.clock.sleep(30)
+
     def test_bad_numbers_make_no_request(self) -> None:
         """Refused with a sentence before Twilio hears of it."""
         with town() as t:
@@ -498,6 +561,34 @@ class TestOutbound:
             server = VoiceServer(Greeter, settings=t.settings(), clock=t.clock, tts=speaking(VOICE), stt=MockStt)
             with pytest.raises(ConfigurationError, match="running"):
                 server.dial(CALLER)
+
+
+class TestRun:
+    """VoiceServer.run() as a program."""
+
+    def test_says_where_it_listens_and_ends_quietly(self, unused_port: int) -> None:
+        """One line about the address, one about what is missing; Ctrl-C is no traceback, and what follows runs."""
+        program = (
+            "from voice_runtime import VoiceServer, VoiceSession\n"
+            f"VoiceServer(VoiceSession, stt='mock', tts='mock').run('127.0.0.1', {unused_port})\n"
+            "print('after run')\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(200):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{unused_port}/health").status_code == 200:
+                    break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert f"Listening on 127.0.0.1 port {unused_port}" in errors
+        assert "VOICE_STREAM_URL" in errors
+        assert "TWILIO_AUTH_TOKEN" in errors
+        assert "Traceback" not in errors
+        assert "after run" in output
 
 
 class TestMaking:
