@@ -37,6 +37,17 @@ def refuse_on_event_loop(verb: str) -> None:
 class Bridge:
     """``lock`` guards the call's state; hold it only for moments. ``condition`` is notified at each change."""
 
+    __slots__ = (
+        "_jobs",
+        "_tasks",
+        "_woken",
+        "clock",
+        "condition",
+        "ended",
+        "lock",
+        "loop",
+    )
+
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()

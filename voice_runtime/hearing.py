@@ -48,6 +48,29 @@ _STOP_S = 5.0
 class Hearing:
     """One per call."""
 
+    __slots__ = (
+        "_agent_said",
+        "_agent_speaking",
+        "_arrived_ms",
+        "_audio_bytes",
+        "_bridge",
+        "_dispatcher",
+        "_emit",
+        "_failure",
+        "_finals",
+        "_inbound",
+        "_listeners",
+        "_origin_ms",
+        "_ready",
+        "_setting",
+        "_speaking",
+        "_stt_task",
+        "_tell_error",
+        "frames_dropped",
+        "on_frame",
+        "stt",
+    )
+
     def __init__(
         self, bridge: Bridge, dispatcher: Dispatcher, *, emit: Callable[..., None], setting: Callable[[str], Any]
     ) -> None:

@@ -42,6 +42,31 @@ class TranscriptLine(NamedTuple):
 class LiveCall:
     """The parts of one call, wired together. ``over`` is set (an asyncio.Event) when nothing of it runs any more."""
 
+    __slots__ = (
+        "_ending",
+        "_next_leg_s",
+        "_observers",
+        "_seam",
+        "bridge",
+        "call_sid",
+        "called",
+        "caller",
+        "clock",
+        "direction",
+        "disconnect_wanted",
+        "dispatcher",
+        "hearing",
+        "leg",
+        "on_begun",
+        "on_over",
+        "parameters",
+        "speaker",
+        "started_at",
+        "transcript",
+        "voice",
+        "voice_in_the_making",
+    )
+
     def __init__(
         self,
         clock: Clock,

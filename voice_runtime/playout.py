@@ -149,6 +149,28 @@ class Timeline:
             ``at_ms`` is when it began to play, on the caller's ``now_ms`` scale.
     """
 
+    __slots__ = (
+        "_by_name",
+        "_cut",
+        "_fences",
+        "_heard_before",
+        "_limit_bytes",
+        "_mark_every",
+        "_names",
+        "_now",
+        "_queued_bytes",
+        "_round_trip_known",
+        "_round_trip_ms",
+        "_since_mark",
+        "_unheard",
+        "closed",
+        "lead_ms",
+        "on_heard",
+        "on_settled",
+        "outgoing",
+        "stale_echoes",
+    )
+
     def __init__(
         self,
         *,
@@ -176,7 +198,8 @@ class Timeline:
         self._names = itertools.count(1)
         self._by_name: dict[str, Mark] = {}
         self._fences: dict[Mark, _Generation] = {}
-        self._round_trip_ms: float | None = None  # of a message and its echo; None until one was seen
+        self._round_trip_ms = 0.0  # of a message and its echo
+        self._round_trip_known = False
         self._heard_before = 0  # bytes heard in generations that are done with
 
     # -- what the call code puts on it ----------------------------------------------------------------------------
@@ -297,19 +320,14 @@ class Timeline:
             if not isinstance(item, bytes):
                 out.append(self._take_control(now_ms))
                 continue
-            # In an echo, the cheapest of calls, nothing is buffered and nothing else waits: two comparisons.
             if generation.buffer_end_ms > now_ms and self._room_in_ms(len(item), now_ms):
                 break
             queue.popleft()
             if queue and isinstance(queue[0], bytes):
                 item = self._merged(item)
-            self._sent(item, now_ms)
             out.append(item)
-            if self._since_mark >= self._mark_every:
+            if self._sent(item, now_ms) >= self._mark_every:
                 self._add_progress_mark(out, now_ms)
-        marks = generation.marks
-        if marks and marks[0].due_ms < now_ms - _ASSUME_HEARD_AFTER_MS:
-            self._assume_heard(generation, now_ms)
         return out
 
     def _assume_heard(self, generation: _Generation, now_ms: float) -> None:
@@ -328,6 +346,9 @@ class Timeline:
         if not self._now.utterances and self._since_mark < _RAW_MARKS * self._mark_every:
             return
         self._since_mark = 0
+        marks = self._now.marks
+        if marks and marks[0].due_ms < now_ms - _ASSUME_HEARD_AFTER_MS:
+            self._assume_heard(self._now, now_ms)
         progress = Mark(_PROGRESS, self._name(_PROGRESS), self._now, None)
         self._send_mark(progress, now_ms)
         out.append(progress)
@@ -346,23 +367,27 @@ class Timeline:
         self._sent(item, now_ms)
         return item
 
-    def _sent(self, audio: bytes, now_ms: float) -> None:
+    def _sent(self, audio: bytes, now_ms: float) -> int:
+        """Account for audio that leaves now; returns how much has left since the last mark (bytes)."""
         generation = self._now
         size = len(audio)
-        self._queued_bytes -= size
-        self._since_mark += size
         length_ms = size / BYTES_PER_MS
-        if generation.buffer_end_ms <= now_ms:
-            generation.buffer_end_ms = now_ms
-            generation.run_start = generation.sent
-        generation.buffer_end_ms += length_ms
-        starts = now_ms + (self._round_trip_ms or 0.0)
+        sent = generation.sent
+        generation.sent = sent + size
+        starts = now_ms + self._round_trip_ms
         if generation.play_end_ms > starts:
             starts = generation.play_end_ms
-        if generation.utterances or self.on_heard is not None:
-            generation.chunks.append((generation.sent, starts, audio))
-        generation.sent += size
         generation.play_end_ms = starts + length_ms
+        if generation.buffer_end_ms <= now_ms:
+            generation.buffer_end_ms = now_ms + length_ms
+            generation.run_start = sent
+        else:
+            generation.buffer_end_ms += length_ms
+        if generation.utterances or self.on_heard is not None:
+            generation.chunks.append((sent, starts, audio))
+        self._queued_bytes -= size
+        self._since_mark = since_mark = self._since_mark + size
+        return since_mark
 
     def _take_control(self, now_ms: float) -> Mark | Clear:
         item = self.outgoing.popleft()
@@ -422,14 +447,14 @@ class Timeline:
         if mark in self._fences:
             del self._fences[mark]
             # Without an echo so far the reckoning is still on the time of sending, and so is this mark's.
-            at_ms = mark.sent_ms if self._round_trip_ms is None else now_ms
+            at_ms = now_ms if self._round_trip_known else mark.sent_ms
             self._note_round_trip(mark, now_ms)
             self._finish_cut(generation, generation.reckoned(at_ms), proven=True)
             return mark
         if mark.outcome is not None:
             return None
         if generation.cut_at_ms is not None:
-            at_ms = generation.cut_at_ms if self._round_trip_ms is None else now_ms
+            at_ms = now_ms if self._round_trip_known else generation.cut_at_ms
             if mark.position > generation.reckoned(at_ms) + _TOLERANCE_BYTES:
                 return None  # flushed by the clear: the fence will settle it
         else:
@@ -445,15 +470,15 @@ class Timeline:
         if generation.cut_at_ms is None:
             end_ms = now_ms + (generation.sent - mark.position) / BYTES_PER_MS
             if mark.position <= generation.run_start:  # silence lies between: the rest plays when it gets there
-                end_ms = max(end_ms, generation.buffer_end_ms + (self._round_trip_ms or 0.0))
+                end_ms = max(end_ms, generation.buffer_end_ms + self._round_trip_ms)
             generation.play_end_ms = end_ms
         return mark
 
     def _note_round_trip(self, mark: Mark, now_ms: float) -> None:
         """The shortest one counts; it may grow by a millisecond a mark, should the network become slower."""
         sample = max(0.0, min(now_ms - mark.due_ms, _LONGEST_ROUND_TRIP_MS))
-        known = self._round_trip_ms
-        self._round_trip_ms = sample if known is None else min(sample, known + 1.0)
+        self._round_trip_ms = min(sample, self._round_trip_ms + 1.0) if self._round_trip_known else sample
+        self._round_trip_known = True
 
     def give_up_on_fences(self, now_ms: float, older_than_ms: float = 1000) -> None:
         """Settle what was cut longer ago than this: the fence did not come back (a peer that echoes no marks)."""

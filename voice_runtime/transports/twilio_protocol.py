@@ -348,6 +348,44 @@ class MediaStream:
         last_error: the latest message that was not as the protocol says, as a value; None when all was well.
     """
 
+    __slots__ = (
+        "_after_stop",
+        "_binary",
+        "_chunk_jumps",
+        "_clear",
+        "_connected",
+        "_dtmf",
+        "_duplicate_chunks",
+        "_empty_media",
+        "_jumped_to",
+        "_late_chunks",
+        "_malformed",
+        "_mark_prefix",
+        "_marks",
+        "_media",
+        "_media_before_start",
+        "_media_prefix",
+        "_missing_chunks",
+        "_missing_messages",
+        "_next_chunk",
+        "_next_sequence",
+        "_other_before_start",
+        "_other_track",
+        "_out_of_order",
+        "_refused",
+        "_second_start",
+        "_starts",
+        "_stops",
+        "_stream_sid",
+        "_timestamps_backwards",
+        "_unknown",
+        "_wrong_stream",
+        "last_error",
+        "newest_timestamp_ms",
+        "start",
+        "state",
+    )
+
     def __init__(self) -> None:
         self.state = StreamState.WAITING
         self.start: StartBody | None = None
