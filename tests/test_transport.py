@@ -11,6 +11,7 @@ from voice_runtime.config import load
 from voice_runtime.exceptions import ProviderNotFoundError
 from voice_runtime.registry import register_provider, unregister_provider
 from voice_runtime.session import VoiceSession
+from voice_runtime.testing.memory_wire import MemoryServer, MemoryWire
 from voice_runtime.transport import SmsTransport, Transport, create_transport, get_sms_transport
 from voice_runtime.transports.twilio_call import TwilioTransport, build_stream_twiml
 from voice_runtime.transports.twilio_sms import TwilioSms
@@ -39,11 +40,14 @@ def test_twilio_is_the_default() -> None:
     assert isinstance(get_sms_transport(provider="twilio", sender="Bistro"), TwilioSms)
 
 
-def test_the_stream_is_registered_through_the_transport() -> None:
-    """The transport's own register_voice_websocket puts /voice into the app."""
+async def test_the_stream_is_registered_through_the_transport() -> None:
+    """The transport's own register_voice_websocket serves /voice."""
     app = FastAPI()
-    create_transport().register_voice_websocket(app, VoiceSession)
-    assert "/voice" in [getattr(route, "path", None) for route in app.router.routes]
+    create_transport().register_voice_websocket(app, VoiceSession, insecure=True)
+    async with MemoryServer(app) as server:
+        wire = await server.connect("wss://voice.example.com/voice", [])
+        assert isinstance(wire, MemoryWire)
+        wire.abort()
 
 
 @pytest.mark.parametrize("name", ["carrier pigeon", "", "Twilio"])
