@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,12 @@ _STUBBORN_AFTER_S = 5.0
 _NOT_ANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
 
 
+def _report_if_stubborn(reference: weakref.ref[Call]) -> None:
+    call = reference()
+    if call is not None and call.flow_running:
+        log.warning("The thread of call %s still runs %g s after its end", call.call_sid, _STUBBORN_AFTER_S)
+
+
 class Call:
     """One call of a server. Its methods may be called from any thread but the event loop's.
 
@@ -47,6 +54,7 @@ class Call:
         self._cancel = cancel
         self._flow_done = False
         self._thread: ClockThread | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Call {self.call_sid or 'not placed'}: {self.outcome or 'under way'}>"
@@ -129,16 +137,18 @@ class Call:
                 with live.bridge.lock:
                     self._flow_done = True
                     live.bridge.condition.notify_all()
+                if self._look is not None:
+                    live.bridge.call_soon(self._look.cancel)
 
         self._thread = live.clock.start_thread(body, f"call {self.call_sid}")
 
     def _watch(self) -> None:
         """The call is over: look whether its thread has ended with it. One that sleeps cannot be ended."""
-        asyncio.get_running_loop().call_later(_STUBBORN_AFTER_S, self._report_if_stubborn)
-
-    def _report_if_stubborn(self) -> None:
-        if not self._flow_done:
-            log.warning("The thread of call %s still runs %g s after its end", self.call_sid, _STUBBORN_AFTER_S)
+        if self._flow_done:
+            return
+        # Weak, so that a call which is over is not kept for the look: its thread keeps it while it runs.
+        loop = asyncio.get_running_loop()
+        self._look = loop.call_later(_STUBBORN_AFTER_S, _report_if_stubborn, weakref.ref(self))
 
     def _run(self, apology: str | None) -> None:
         # Of the session only run() may be overridden: its verbs are called as VoiceSession has them.

@@ -74,6 +74,7 @@ class StreamConnection:
         "_hanging_up",
         "_hear",
         "_heard_at",
+        "_leaver",
         "_limits",
         "_lock",
         "_loop",
@@ -138,6 +139,7 @@ class StreamConnection:
         self._send_since: float | None = None
         self._writer: asyncio.Task[None] | None = None
         self._hanging_up: asyncio.Task[None] | None = None
+        self._leaver: asyncio.TimerHandle | None = None
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     # -- in -------------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ class StreamConnection:
             case Stop():
                 self._finish("caller_hung_up")
                 # Twilio closes the socket behind it; whoever does not is not waited for.
-                self._loop.call_later(self._limits.close, self._close_after_stop)
+                self._leaver = self._loop.call_later(self._limits.close, self._close_after_stop)
             case Refused(reason=reason):
                 log.warning("Stream refused: %s", reason)
                 self._shut(POLICY)
@@ -343,6 +345,8 @@ class StreamConnection:
     async def closed(self) -> None:
         """Wait for a hang-up under way; the driver's last step."""
         self._ticker.cancel()
+        if self._leaver is not None:
+            self._leaver.cancel()
         if self._hanging_up is not None:
             await asyncio.wait([self._hanging_up])
 
