@@ -360,7 +360,6 @@ class Hearing:
             self._raise_if_over()
             if grace is None and self._speaking:
                 # In the middle of a sentence: let it end.
-                grace = bridge.clock.monotonic() + _LONGEST_UTTERANCE_S
                 bridge.wait_until(
                     lambda: not self._speaking or self._said_since(from_ms) or bridge.ended, _LONGEST_UTTERANCE_S
                 )

@@ -40,7 +40,7 @@ class TranscriptLine(NamedTuple):
 
 
 class LiveCall:
-    """The parts of one call, wired together. ``over`` is set (an asyncio.Event) when nothing of it runs any more."""
+    """The parts of one call, wired together."""
 
     __slots__ = (
         "_ending",

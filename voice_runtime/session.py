@@ -652,7 +652,7 @@ def _late_bound(name: str) -> property:
     return property(get, set_)
 
 
-# After the dataclass was made: the fields keep their defaults, the values live where they are used.
+# After the dataclass was made: the fields keep their defaults, the properties see each change.
 for _name in ("stt_factory", "stt_secondary_factory", "on_stt_ready"):
     setattr(VoiceSession, _name, _late_bound(_name))
 del _name
