@@ -169,6 +169,13 @@ def test_without_pyyaml_the_error_holds_the_install_line(monkeypatch: pytest.Mon
         ("VOICE_SERVER_PORT", "70000", ["VOICE_SERVER_PORT", "'70000'"]),
         ("VOICE_MONITOR", "perhaps", ["VOICE_MONITOR", "'perhaps'", "true"]),
         ("VOICE_MAX_CALL_SECONDS", "-1", ["VOICE_MAX_CALL_SECONDS", "'-1'", "3600"]),
+        ("VOICE_DEFAULT_COUNTRY", "UK", ["VOICE_DEFAULT_COUNTRY", "'UK'", "the United Kingdom is GB"]),
+        ("VOICE_ALLOWED_COUNTRIES", "FI;SE", ["VOICE_ALLOWED_COUNTRIES", "'FI;SE'", "FI,SE,EE or *"]),
+        ("VOICE_PREMIUM_NUMBERS", "maybe", ["VOICE_PREMIUM_NUMBERS", "'maybe'", "false"]),
+        ("VOICE_CALLS_PER_SECOND", "0", ["VOICE_CALLS_PER_SECOND", "'0'", "for example 1"]),
+        ("VOICE_CONCURRENT_CALLS", "-1", ["VOICE_CONCURRENT_CALLS", "'-1'", "20"]),
+        ("VOICE_CALLS_PER_DAY", "many", ["VOICE_CALLS_PER_DAY", "'many'", "500"]),
+        ("VOICE_MESSAGES_PER_DAY", "1.5", ["VOICE_MESSAGES_PER_DAY", "'1.5'", "500"]),
         ("TWILIO_SHARED_KEYS", "SECRET", ["TWILIO_SHARED_KEYS", "id=secret"]),
         ("TWILIO_SHARED_KEYS", '{"SECRET', ["TWILIO_SHARED_KEYS", "JSON"]),
     ],
@@ -216,12 +223,164 @@ def test_several_tokens_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().shared_keys == {"c": "3"}
 
 
+def test_the_settings_of_the_call_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is set by default; countries are read in small letters too."""
+    variables = {
+        "VOICE_DEFAULT_COUNTRY": ("fi", "FI"),
+        "VOICE_ALLOWED_COUNTRIES": ("FI, se", {"FI", "SE"}),
+        "VOICE_PREMIUM_NUMBERS": ("true", True),
+        "VOICE_DO_NOT_CALL": ("/etc/dnc.txt", Path("/etc/dnc.txt")),
+        "VOICE_CALLS_PER_SECOND": ("0.5", 0.5),
+        "VOICE_CONCURRENT_CALLS": ("0", 0),
+        "VOICE_CALLS_PER_DAY": ("100", 100),
+        "VOICE_MESSAGES_PER_DAY": ("200", 200),
+    }
+    for name, (text, value) in variables.items():
+        assert getattr(load(), name.lower()) is None
+        monkeypatch.setenv(name, text)
+        assert getattr(load(), name.lower()) == value
+    monkeypatch.setenv("VOICE_ALLOWED_COUNTRIES", "*")
+    assert load().voice_allowed_countries == frozenset({"*"})
+
+
+def test_norway_in_yaml(tmp_path: Path) -> None:
+    """YAML reads a plain NO as false; the error says to quote it."""
+    path = tmp_path / "voice.yaml"
+    for text in ("voice_default_country: NO", "voice_allowed_countries: NO", "voice_allowed_countries: [FI, NO]"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigurationError, match=r"False.* came .*write Norway's code as 'NO', in quotes"):
+            Settings.from_yaml(path)
+    path.write_text("voice_default_country: 'NO'\nvoice_allowed_countries: [FI, 'NO']", encoding="utf-8")
+    settings = Settings.from_yaml(path)
+    assert (settings.voice_default_country, settings.voice_allowed_countries) == ("NO", frozenset({"FI", "NO"}))
+
+
+IE1 = {"edge": "dublin", "auth_token": "ireland"}
+
+
+def test_regions_come_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable holds a JSON object, names in any case; the main region comes first, us1 where none is set."""
+    monkeypatch.setenv("TWILIO_REGIONS", '{"IE1": {"edge": "dublin", "auth_token": " ireland "}}')
+    assert load().regions == ("us1", "ie1")
+    assert load(twilio_region="au1", twilio_edge="sydney").regions == ("au1", "ie1")
+    assert load(twilio_regions={}).regions == ("us1",)
+
+
+def test_a_region_has_its_own_credentials() -> None:
+    """for_region puts that region's credentials where the main ones were, and what it does not say is the main's."""
+    settings = load(
+        twilio_account_sid="AC1",
+        twilio_auth_token="main, next",
+        twilio_api_base_url="http://127.0.0.1:1",
+        twilio_phone_number="+15005550006",
+        twilio_regions={
+            "ie1": {**IE1, "account_sid": "AC2", "api_base_url": "http://127.0.0.1:2"},
+            "au1": {"edge": "sydney", "api_key": "SK1", "api_secret": "s"},
+        },
+    )
+    ireland = settings.for_region(" IE1 ")
+    assert (ireland.twilio_region, ireland.twilio_edge) == ("ie1", "dublin")
+    assert (ireland.twilio_account_sid, ireland.rest_token) == ("AC2", "ireland")
+    assert (ireland.twilio_api_base_url, ireland.twilio_phone_number) == ("http://127.0.0.1:2", "+15005550006")
+    australia = ireland.for_region("au1")
+    assert (australia.twilio_account_sid, australia.rest_token) == ("AC1", None)
+    assert (australia.twilio_api_key, australia.require("twilio_api_secret", "x")) == ("SK1", "s")
+    assert australia.twilio_api_base_url is None
+    assert (settings.rest_token, settings.twilio_api_key) == ("main", None)
+
+
+def test_regions_can_be_gone_back_from() -> None:
+    """The region chosen comes first, the main one after it, and from there the same can be reached."""
+    settings = load(twilio_account_sid="AC1", twilio_auth_token="main", twilio_regions={"ie1": IE1, "au1": {**IE1}})
+    ireland = settings.for_region("ie1")
+    assert settings.for_region(None) is settings
+    assert settings.for_region("us1") is settings
+    assert ireland.for_region(None) is ireland
+    assert ireland.regions == ("ie1", "us1", "au1")
+    back = ireland.for_region("us1")
+    assert (back.twilio_region, back.twilio_edge, back.rest_token) == (None, None, "main")
+    assert back.regions == ("us1", "ie1", "au1")
+    named = load(twilio_region="ie1", twilio_edge="dublin", twilio_regions={"us1": {"auth_token": "t"}})
+    assert (named.for_region("us1").twilio_region, named.for_region("us1").for_region("ie1").twilio_edge) == (
+        None,
+        "dublin",
+    )
+
+
+def test_signatures_may_be_of_any_region() -> None:
+    """auth_tokens holds the tokens of all regions, once each; REST uses the region's own first one."""
+    settings = load(twilio_auth_token="main,next", twilio_regions={"ie1": IE1, "au1": {**IE1, "edge": "sydney"}})
+    assert settings.auth_tokens == ("main", "next", "ireland")
+    assert settings.for_region("ie1").auth_tokens == ("ireland", "main", "next")
+    assert load(twilio_regions={"ie1": IE1}).auth_tokens == ("ireland",)
+    assert load(twilio_regions={"ie1": IE1}).rest_token is None
+
+
+def test_an_unknown_region_names_the_known_ones() -> None:
+    """The error says what is configured and how to add one."""
+    with pytest.raises(ConfigurationError, match=r"'jp1' is not configured; known are us1, ie1\. TWILIO_REGIONS"):
+        load(twilio_regions={"ie1": IE1}).for_region("jp1")
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("S3CRET", "it is not JSON"),
+        ('["S3CRET"]', "should be a valid dictionary"),
+        ('{"ie1": "S3CRET"}', "in ie1 "),
+        ('{"ie1": {"auth_token": "S3CRET"}}', "ie1 needs an edge"),
+        ('{"ie1": {"edge": "dublin"}}', "in ie1 .*no credentials"),
+        ('{"ie1": {"edge": "dublin", "auth_token": " , "}}', "no credentials"),
+        ('{"ie1": {"edge": "dublin", "api_key": "SK1"}}', "go together"),
+        ('{"ie1": {"edge": "dublin", "auth_token": "S3CRET", "tokn": "S3CRET"}}', "in ie1.tokn"),
+        ('{"ie1": {"edge": "dublin", "auth_token": ["S3CRET"]}}', "in ie1.auth_token"),
+        ('{"us1": {"auth_token": "S3CRET"}}', "us1 is the region without TWILIO_REGION"),
+        ('{"ie1.x": {"edge": "dublin", "auth_token": "S3CRET"}}', "is not the name of a region"),
+    ],
+)
+def test_regions_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str, complaint: str) -> None:
+    """The error names the variable, the place in it and an example, and no secret."""
+    monkeypatch.setenv("TWILIO_REGIONS", value)
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        load(twilio_auth_token="S3CRET")
+    assert str(caught.value).startswith("TWILIO_REGIONS: ")
+    assert '"edge": "dublin"' in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_the_main_region_is_not_configured_twice() -> None:
+    """TWILIO_REGION's credentials are the main ones; a second set would be ambiguous."""
+    with pytest.raises(ConfigurationError, match="ie1 is TWILIO_REGION"):
+        load(twilio_region="ie1", twilio_edge="dublin", twilio_regions={"ie1": IE1})
+
+
+def test_a_regions_secrets_are_never_shown() -> None:
+    """Neither in the settings nor in those of a region."""
+    settings = load(
+        twilio_auth_token="S3CRET-1",
+        twilio_regions={
+            "ie1": {"edge": "dublin", "auth_token": "S3CRET-2", "api_key": "SK", "api_secret": "S3CRET-3"}
+        },
+    )
+    for one in (settings, settings.for_region("ie1")):
+        for shown in (repr(one), str(one), repr(one.model_dump()), one.model_dump_json()):
+            assert "S3CRET" not in shown
+
+
 def test_a_required_setting_names_itself() -> None:
     """What is missing is named with its purpose and an example; what is there is returned."""
     with pytest.raises(ConfigurationError, match=r"TWILIO_PHONE_NUMBER is not set.*place a call.*\+358401234567"):
         load().require("twilio_phone_number", "place a call")
     settings = load(twilio_auth_token="t")
     assert settings.require("twilio_auth_token", "place a call") == "t"
+
+
+def test_the_messaging_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset unless the environment gives one; who asks for it is told what it looks like."""
+    with pytest.raises(ConfigurationError, match=r"TWILIO_MESSAGING_SERVICE_SID is not set.*MG followed by 32"):
+        load().require("twilio_messaging_service_sid", "send a text message later")
+    monkeypatch.setenv("TWILIO_MESSAGING_SERVICE_SID", " MG1 ")
+    assert load().twilio_messaging_service_sid == "MG1"
 
 
 def test_settings_cannot_be_changed() -> None:

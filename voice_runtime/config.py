@@ -21,12 +21,22 @@ import difflib
 import importlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -37,8 +47,9 @@ from pydantic_settings import (
 )
 
 from .exceptions import ConfigurationError, MissingStreamUrlError
+from .phone_numbers import check_country, country_codes
 
-__all__ = ["Settings", "http_url", "load", "websocket_url"]
+__all__ = ["Settings", "TwilioRegion", "http_url", "load", "websocket_url"]
 
 _EXAMPLES = {
     "voice_stream_url": "wss://voice.example.com",
@@ -46,23 +57,73 @@ _EXAMPLES = {
     "voice_server_host": "0.0.0.0",
     "voice_server_port": "8080",
     "voice_max_call_seconds": "3600",
+    "voice_max_calls": "500",
     "voice_monitor": "true",
     "voice_log_transcripts": "false",
     "voice_stt": "elevenlabs",
     "voice_tts": "elevenlabs",
+    "voice_default_country": "FI",
+    "voice_allowed_countries": "FI,SE,EE or *",
+    "voice_premium_numbers": "false",
+    "voice_do_not_call": "/etc/voice/do-not-call.txt",
+    "voice_calls_per_second": "1",
+    "voice_concurrent_calls": "20",
+    "voice_calls_per_day": "500",
+    "voice_messages_per_day": "500",
     "twilio_account_sid": "AC followed by 32 hexadecimal digits",
     "twilio_auth_token": "the token from the Twilio console, or two separated by a comma while rotating",
     "twilio_api_key": "SK followed by 32 hexadecimal digits",
     "twilio_api_secret": "the secret shown when the API key was created",
     "twilio_shared_keys": "key-id=secret,other-id=other-secret",
     "twilio_phone_number": "'+358401234567', in quotes",
+    "twilio_messaging_service_sid": "MG followed by 32 hexadecimal digits",
     "twilio_region": "ie1",
     "twilio_edge": "dublin",
+    "twilio_regions": '{"ie1": {"edge": "dublin", "auth_token": "the token of that region"}}',
     "twilio_api_base_url": "http://127.0.0.1:8123",
 }
 
 # What from_mapping() puts below the environment while one object is being made.
 _lowest: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar("lowest_settings")
+
+
+_DEFAULT_REGION = "us1"  # where https://api.twilio.com is
+
+
+class TwilioRegion(BaseModel):
+    """How one more region of Twilio's is reached. Credentials hold in one region only: each has its own, shown in the
+    console under the region's name. https://www.twilio.com/docs/global-infrastructure/manage-regional-api-credentials
+
+    Attributes:
+        edge: as ``TWILIO_EDGE``; only ``us1`` can do without.
+        account_sid: when it is not that of ``TWILIO_ACCOUNT_SID``.
+        auth_token: checks the signatures of this region's webhooks; for REST where there is no API key. Two may be
+            given, separated by a comma, as in ``TWILIO_AUTH_TOKEN``.
+        api_key, api_secret: for REST.
+        api_base_url: as ``TWILIO_API_BASE_URL``, which does not hold here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    edge: str | None = None
+    account_sid: str | None = None
+    auth_token: SecretStr | None = None
+    api_key: str | None = None
+    api_secret: SecretStr | None = None
+    api_base_url: str | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        return (value.strip() or None) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_credentials(self) -> TwilioRegion:
+        if bool(self.api_key) != bool(self.api_secret):
+            raise ValueError("api_key and api_secret go together, only one of them is given")
+        if not _tokens(self.auth_token) and not self.api_key:
+            raise ValueError("it has no credentials: give auth_token, or api_key and api_secret")
+        return self
 
 
 class Settings(BaseSettings):
@@ -95,10 +156,31 @@ class Settings(BaseSettings):
     """Registry name of the TTS provider, likewise."""
     voice_max_call_seconds: float = Field(default=3600, gt=0, le=86_400)
     """A call is ended after this many seconds. Twilio's own limit is four hours by default."""
+    voice_max_calls: int = Field(default=500, ge=1)
+    """Calls that may be up at once; who calls beyond it hears that all lines are busy."""
     voice_monitor: bool = False
     """Play live calls on this machine's loudspeaker."""
     voice_log_transcripts: bool = False
     """Write what was said to the log."""
+
+    voice_default_country: str | None = None
+    """ISO 3166 code, for example ``FI``: numbers without a country code (``040 123 4567``) are read as those of this
+    country. Unset: they are refused."""
+    voice_allowed_countries: Annotated[frozenset[str] | None, NoDecode] = None
+    """The countries that may be called and texted, ``FI,SE,EE``; ``*`` is all of them. Unset: that of the caller id,
+    except that ``initiate_outbound_call`` and ``send_sms`` then know no bounds."""
+    voice_premium_numbers: bool | None = None
+    """Whether premium-rate, shared-cost and satellite numbers may be called and texted. Unset: no, with the same
+    exception."""
+    voice_do_not_call: Path | None = None
+    """A text file of numbers that are never called or texted: one a line, ``#`` begins a comment. It is read again
+    whenever it changes."""
+    voice_calls_per_second: float | None = Field(default=None, gt=0)
+    """The cap on calls placed, which each process counts for itself, as with the three below. Unset: none."""
+    voice_concurrent_calls: int | None = Field(default=None, ge=0)
+    voice_calls_per_day: int | None = Field(default=None, ge=0)
+    """Days are those of UTC."""
+    voice_messages_per_day: int | None = Field(default=None, ge=0)
 
     twilio_account_sid: str | None = None
     twilio_auth_token: SecretStr | None = None
@@ -111,9 +193,14 @@ class Settings(BaseSettings):
     """Webhook SharedKeys, id to secret. In the environment ``id=secret,id=secret`` or a JSON object."""
     twilio_phone_number: str | None = None
     """Our own number, as caller id and SMS sender."""
+    twilio_messaging_service_sid: str | None = None
+    """``MG...``: this messaging service sends the SMS, from a number of its pool. Only a service can send later."""
     twilio_region: str | None = None
     """Set together with ``twilio_edge``, or neither."""
     twilio_edge: str | None = None
+    twilio_regions: Annotated[dict[str, TwilioRegion], NoDecode] = Field(default_factory=dict)
+    """Further regions by name, where calls or numbers live in several; in the environment a JSON object. See
+    :class:`TwilioRegion` and :meth:`for_region`."""
     twilio_api_base_url: str | None = None
     """Where the REST API is, instead of ``https://api.twilio.com``."""
 
@@ -205,6 +292,16 @@ class Settings(BaseSettings):
     def _strip(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
 
+    @field_validator("voice_default_country", mode="before")
+    @classmethod
+    def _check_country(cls, value: Any) -> Any:
+        return value if value is None else check_country(value)
+
+    @field_validator("voice_allowed_countries", mode="before")
+    @classmethod
+    def _parse_countries(cls, value: Any) -> Any:
+        return value if value is None else country_codes(value)
+
     @field_validator("twilio_shared_keys", mode="before")
     @classmethod
     def _parse_shared_keys(cls, value: Any) -> Any:
@@ -223,14 +320,100 @@ class Settings(BaseSettings):
             keys[name.strip()] = secret.strip()
         return keys
 
+    @field_validator("twilio_regions", mode="before")
+    @classmethod
+    def _parse_regions(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise ValueError("it is not JSON") from None
+        if not isinstance(value, Mapping):
+            return value
+        return {str(name).strip().lower(): region for name, region in value.items()}
+
+    @field_validator("twilio_regions")
+    @classmethod
+    def _check_regions(cls, value: dict[str, TwilioRegion], info: ValidationInfo) -> dict[str, TwilioRegion]:
+        main = info.data.get("twilio_region")
+        for name, region in value.items():
+            if not re.fullmatch(r"[a-z]+\d+", name):  # it becomes a part of the host's name
+                raise ValueError(f"{name[:20]!r} is not the name of a region")
+            if name == (main or _DEFAULT_REGION).lower():
+                why = "TWILIO_REGION" if main else "the region without TWILIO_REGION"
+                raise ValueError(f"{name} is {why}, whose credentials are TWILIO_AUTH_TOKEN and so on")
+            if region.edge is None and name != _DEFAULT_REGION:
+                raise ValueError(f"{name} needs an edge: a region alone reaches the wrong one")
+        return value
+
     # -- what follows from the settings -----------------------------------------------------------------------
 
     @property
     def auth_tokens(self) -> tuple[str, ...]:
-        """The auth tokens that may have signed a request, the one for REST first; empty when none is set."""
-        if self.twilio_auth_token is None:
-            return ()
-        return tuple(filter(None, (part.strip() for part in self.twilio_auth_token.get_secret_value().split(","))))
+        """The auth tokens that may have signed a request, of every region; empty when none is set.
+
+        Twilio signs with the token of the region the call is in. For REST see :attr:`rest_token`.
+        """
+        secrets = [self.twilio_auth_token, *(region.auth_token for region in self.twilio_regions.values())]
+        return tuple(dict.fromkeys(token for secret in secrets for token in _tokens(secret)))
+
+    @property
+    def rest_token(self) -> str | None:
+        """The auth token for REST requests in ``twilio_region``: the first of ``TWILIO_AUTH_TOKEN``."""
+        return next(iter(_tokens(self.twilio_auth_token)), None)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions there are credentials for, that of ``TWILIO_REGION`` first."""
+        return (self._main_region, *self.twilio_regions)
+
+    @property
+    def _main_region(self) -> str:
+        return (self.twilio_region or _DEFAULT_REGION).lower()
+
+    def for_region(self, region: str | None) -> Settings:
+        """These settings with ``twilio_region``, edge and credentials of another region, for REST requests there.
+
+        Args:
+            region: one of :attr:`regions`; None is the main one. In the result it comes first, the others follow.
+
+        Raises:
+            ConfigurationError: nothing is known of this region.
+        """
+        name = self._main_region if region is None else region.strip().lower()
+        if name == self._main_region:
+            return self
+        if name not in self.twilio_regions:
+            raise ConfigurationError(
+                f"The Twilio region {region!r} is not configured; known are {', '.join(self.regions)}. "
+                f"TWILIO_REGIONS adds one, for example {_EXAMPLES['twilio_regions']}."
+            )
+        # What a region does not say is the main region's, which after this is another.
+        others = {
+            key: one.model_copy(update={"account_sid": one.account_sid or self.twilio_account_sid})
+            for key, one in self.twilio_regions.items()
+        }
+        chosen = others.pop(name)
+        former = TwilioRegion.model_construct(
+            edge=self.twilio_edge,
+            account_sid=self.twilio_account_sid,
+            auth_token=self.twilio_auth_token,
+            api_key=self.twilio_api_key,
+            api_secret=self.twilio_api_secret,
+            api_base_url=self.twilio_api_base_url,
+        )
+        return self.model_copy(
+            update={
+                "twilio_region": name if chosen.edge else None,
+                "twilio_edge": chosen.edge,
+                "twilio_account_sid": chosen.account_sid,
+                "twilio_auth_token": chosen.auth_token,
+                "twilio_api_key": chosen.api_key,
+                "twilio_api_secret": chosen.api_secret,
+                "twilio_api_base_url": chosen.api_base_url,
+                "twilio_regions": {self._main_region: former, **others},
+            }
+        )
 
     @property
     def shared_keys(self) -> dict[str, str]:
@@ -260,6 +443,11 @@ class Settings(BaseSettings):
         if not self.voice_stream_url:
             raise MissingStreamUrlError
         return http_url(self.voice_stream_url, path, "VOICE_STREAM_URL")
+
+    @property
+    def has_public_url(self) -> bool:
+        """Whether Twilio can be told where our webhooks are."""
+        return bool(self.voice_public_url or self.voice_stream_url)
 
     def require(self, name: str, purpose: str) -> str:
         """The value of a setting that ``purpose`` cannot do without.
@@ -367,6 +555,13 @@ def _join(base: str, path: str, source: str, schemes: dict[str, str], example: s
     return f"{scheme}://{parts.netloc}{joined}"
 
 
+def _tokens(secret: SecretStr | None) -> tuple[str, ...]:
+    """The auth tokens in a setting that may hold several, separated by commas."""
+    if secret is None:
+        return ()
+    return tuple(filter(None, (part.strip() for part in secret.get_secret_value().split(","))))
+
+
 def _refuse_unknown(values: Mapping[str, Any], noun: str) -> None:
     known = Settings.model_fields
     for name in values:
@@ -380,9 +575,13 @@ def _describe(error: ValidationError) -> str:
     """Pydantic's findings as sentences. What came is shown, except for secrets."""
     sentences = []
     for finding in error.errors(include_url=False, include_context=False):
-        name = str(finding["loc"][0]) if finding["loc"] else "the settings"
+        name, *inside = finding["loc"] or ("the settings",)
+        name = str(name)
         annotation = str(Settings.model_fields[name].annotation) if name in Settings.model_fields else ""
-        came = "a value that cannot be used came" if "Secret" in annotation else f"{finding['input']!r} came"
+        secret = "Secret" in annotation or "TwilioRegion" in annotation
+        came = "a value that cannot be used came" if secret else f"{finding['input']!r} came"
+        if inside:
+            came += f" in {'.'.join(str(part)[:30] for part in inside)}"
         message = finding["msg"].removeprefix("Value error, ")
         example = f"; expected for example {_EXAMPLES[name]}" if name in _EXAMPLES else ""
         sentences.append(f"{name.upper()}: {came} ({message}){example}.")

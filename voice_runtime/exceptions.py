@@ -13,12 +13,15 @@
     ├── PlayoutFullError              more audio queued than the line can hold
     ├── AudioFormatError              not audio that can be read or played      (also ValueError)
     ├── InvalidNumberError            not a number that can be called           (also ValueError)
+    ├── PolicyError                   a rule does not let this call or message out
     ├── RestError                     Twilio's REST API refused or failed
+    │   └── OptedOutError             the recipient of a text message has answered STOP
     ├── PeerProtocolError             the other end of the stream broke its protocol
     └── CallError                     something about this call
         ├── NotConnectedError         a verb before the call is up
         ├── CallNotAnsweredError      nobody answered, or the stream never came
-        └── CallHangupError           the call ended while a verb was waiting
+        ├── CallHangupError           the call ended while a verb was waiting
+        └── MachineAnsweredError      a machine has answered, and run() gives way to on_machine()
 
 Every class keeps the facts it was made from as attributes; ``str()`` writes the sentence.
 """
@@ -27,6 +30,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .masking import mask_number
+
 __all__ = [
     "AudioFormatError",
     "CallError",
@@ -34,10 +39,13 @@ __all__ = [
     "CallNotAnsweredError",
     "ConfigurationError",
     "InvalidNumberError",
+    "MachineAnsweredError",
     "MissingStreamUrlError",
     "NotConnectedError",
+    "OptedOutError",
     "PeerProtocolError",
     "PlayoutFullError",
+    "PolicyError",
     "ProviderError",
     "ProviderNotFoundError",
     "ProviderUnavailableError",
@@ -145,12 +153,35 @@ class AudioFormatError(VoiceRuntimeError, ValueError):
 
 
 class InvalidNumberError(VoiceRuntimeError, ValueError):
-    """Not a telephone number that can be dialled; raised before any request is made."""
+    """Not a telephone number that can be dialled; raised before any request is made.
+
+    Attributes:
+        number: what came, in full; the message masks it.
+        rule: as that of :class:`PolicyError`.
+    """
+
+    rule = "valid_number"
 
     def __init__(self, number: str, reason: str) -> None:
         self.number = number
         self.reason = reason
-        super().__init__(f"{number!r} cannot be called: {reason}")
+        super().__init__(f"{mask_number(number)!r} cannot be called: {reason}")
+
+
+class PolicyError(VoiceRuntimeError):
+    """A rule of the :class:`~voice_runtime.policy.CallPolicy` refuses a call or a message; no request was made.
+
+    Attributes:
+        rule: which one: the name of the policy's field.
+        number: who was to be called, in full; the message masks it.
+        reason: why, and what to do about it.
+    """
+
+    def __init__(self, rule: str, number: str, reason: str) -> None:
+        self.rule = rule
+        self.number = number
+        self.reason = reason
+        super().__init__(f"{mask_number(number)} is refused by the rule {rule}: {reason}")
 
 
 class RestError(VoiceRuntimeError):
@@ -172,6 +203,26 @@ class RestError(VoiceRuntimeError):
         super().__init__(message)
 
 
+class OptedOutError(RestError):
+    """The recipient has answered STOP to this sender; nothing was sent (Twilio error 21610).
+
+    Only they can undo it, by writing START to the number or service they stopped. Take them off the list: what is
+    sent again is refused again.
+
+    Attributes:
+        number: the recipient; the message shows it masked.
+    """
+
+    def __init__(self, number: str, *, status: int | None = 400) -> None:
+        self.number = number
+        super().__init__(
+            f"{mask_number(number)} has opted out of text messages from this sender by answering STOP. Do not try "
+            "again: only they can change it, by writing START to it. See https://www.twilio.com/docs/errors/21610",
+            status=status,
+            code=21610,
+        )
+
+
 class PeerProtocolError(VoiceRuntimeError):
     """The other end sent something the protocol does not allow. Kept as a value and counted;
     a live call is not ended by it."""
@@ -186,10 +237,23 @@ class NotConnectedError(CallError):
 
 
 class CallNotAnsweredError(CallError):
-    """The call was not answered, or its stream did not connect, within ``timeout`` seconds."""
+    """The call was not answered, or its stream did not connect, within ``timeout`` seconds.
 
-    def __init__(self, timeout: float | None = None, message: str | None = None) -> None:
+    Attributes:
+        timeout: how long was waited (s).
+        outcome: a :class:`~voice_runtime.facts.CallOutcome` (busy, no-answer, rejected, failed, canceled) where
+            Twilio told one; None when the time ran out.
+        failure: for ``failed``, a :class:`~voice_runtime.facts.Failure` with Twilio's code and sentence.
+    """
+
+    def __init__(
+        self, timeout: float | None = None, message: str | None = None, *, outcome: Any = None, failure: Any = None
+    ) -> None:
         self.timeout = timeout
+        self.outcome = outcome
+        self.failure = failure
+        if message is None and outcome is not None:
+            message = f"The call was not answered: {outcome}" + (f". {failure}" if failure is not None else "")
         super().__init__(message or f"WebSocket did not connect within {timeout}s")
 
 
@@ -206,3 +270,16 @@ class CallHangupError(CallError):
         self.partial = partial
         self.reason = reason
         super().__init__(f"{message} ({reason})" if reason else message)
+
+
+class MachineAnsweredError(CallError):
+    """An answering machine has taken the call: raised once, out of the verb ``run()`` is in, when the session has an
+    ``on_machine()``. Let it pass, as :class:`CallHangupError`.
+
+    Attributes:
+        answered_by: what Twilio's detection said, for example ``machine_end_beep``.
+    """
+
+    def __init__(self, answered_by: str = "") -> None:
+        self.answered_by = answered_by
+        super().__init__(f"A machine has answered ({answered_by})" if answered_by else "A machine has answered")
