@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+import requests
+from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
 
 from voice_runtime.testing.clock import VirtualClock
@@ -294,6 +296,18 @@ def test_asynchronous_machine_detection(fake: FakeTwilio, app: EchoApp, client: 
     assert "AnsweredBy" not in app.forms("/twilio/voice")[0]
     assert app.forms("/status-amd")[0].keys() == keys(VECTORS["async_amd_callback"]["body"]).keys()
     assert app.forms("/status-amd")[0]["AnsweredBy"] == "human"
+
+
+@pytest.mark.parametrize("fault", ["rest_500_after", "rest_reset"])
+def test_a_call_whose_answer_is_lost_rings_on(fake: FakeTwilio, app: EchoApp, client: Client, fault: str) -> None:
+    """The request failed, the telephone rings all the same, and the callbacks come."""
+    setattr(fake.faults, fault, 1)
+    with pytest.raises((TwilioRestException, requests.ConnectionError)):
+        dial(fake, client, hang_up_after(2))
+    call = fake.wait_for_call(to=THEM)
+    assert call.wait_ended() == "completed"
+    assert told(app) == ["initiated", "ringing", "in-progress", "completed"]
+    assert len(fake.calls) == 1
 
 
 # -- faults of callbacks ----------------------------------------------------------------------------------------

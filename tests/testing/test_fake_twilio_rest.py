@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from twilio.twiml.voice_response import VoiceResponse
 
 from voice_runtime.testing.clock import VirtualClock
 from voice_runtime.testing.fake_twilio import FakeTwilio
-from voice_runtime.testing.fake_twilio_resources import segments
 
 from .conftest import OURS
 from .echo_app import HOST, EchoApp
@@ -122,6 +122,16 @@ def test_wrong_credentials_accounts_and_sids(fake: FakeTwilio, app: EchoApp, cli
     key.api.base_url = fake.api_base_url
     assert create(key).status == "queued"
     assert client.api.accounts(fake.account_sid).fetch().status == "active"
+
+
+def test_the_date_is_the_fakes(fake: FakeTwilio, clock: VirtualClock) -> None:
+    """Every answer, a refusal too, has a Date header with the time of the fake's clock."""
+    for _ in range(2):
+        clock.sleep(3600)
+        answer = requests.get(f"{fake.api_base_url}/2010-04-01/Accounts.json", timeout=5)
+        answer.close()
+        told = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        assert (answer.status_code, told) == (401, int(clock.time()))
 
 
 def test_updates_of_a_call_that_is_over_are_refused(fake: FakeTwilio, app: EchoApp, client: Client) -> None:
@@ -241,89 +251,6 @@ def test_unidirectional_streams_by_rest(fake: FakeTwilio, app: EchoApp, client: 
     clock.sleep(0.1)
     assert len(app.of("stop")) == 1
     assert code_of(lambda: client.calls(call.sid).streams("nothing").update(status="stopped")) == (404, 20404)
-
-
-# -- messages ---------------------------------------------------------------------------------------------------
-
-
-def send(client: Client, **more: Any) -> Any:
-    return client.messages.create(**{"to": THEM, "from_": OURS, "body": "Hi", **more})
-
-
-def test_a_message_is_sent_and_delivered(fake: FakeTwilio, app: EchoApp, client: Client, clock: VirtualClock) -> None:
-    """queued, sent, delivered, with callbacks as the real ones."""
-    message = send(client, status_callback=f"https://{HOST}/status")
-    assert fake.log.entries("rest")[-1].data["answer"].keys() == VECTORS["rest"]["message_created_201"].keys()
-    assert (message.status, message.num_segments, message.num_media) == ("queued", "1", "0")
-    clock.sleep(2)
-    assert client.messages(message.sid).fetch().status == "delivered"
-    assert [form["MessageStatus"] for form in app.forms("/status")] == ["queued", "sent", "delivered"]
-    assert app.forms("/status")[0].keys() == {
-        key.split("=")[0] for key in VECTORS["message_status_callbacks"][0]["body"].split("&")
-    }
-    assert [(m.to, m.body) for m in fake.messages] == [(THEM, "Hi")]
-    assert [m.sid for m in client.messages.list(to=THEM)] == [message.sid]
-
-
-@pytest.mark.parametrize(
-    ("changed", "code"),
-    [
-        ({"to": "+15005550001"}, 21211),
-        ({"to": "+15005550002"}, 21612),
-        ({"to": "+15005550003"}, 21408),
-        ({"to": "+15005550004"}, 21610),
-        ({"to": "+15005550009"}, 21614),
-        ({"to": "12"}, 21211),
-        ({"to": ""}, 21604),
-        ({"from_": "+15005550007"}, 21606),
-        ({"from_": "+15005550008"}, 21611),
-        ({"from_": "+15005550001"}, 21212),
-        ({"from_": "+358400000000"}, 21606),
-        ({"body": ""}, 21602),
-        ({"body": "x" * 1601}, 21617),
-    ],
-)
-def test_bad_messages_are_refused(app: EchoApp, client: Client, changed: dict[str, Any], code: int) -> None:
-    """Each mistake and each magic number has its code."""
-    assert code_of(lambda: send(client, **changed)) == (400, code)
-
-
-@pytest.mark.parametrize("example", VECTORS["sms_segments"], ids=lambda example: example["name"])
-def test_segments_are_counted(example: dict[str, Any]) -> None:
-    """Septets of GSM-7, or UTF-16 units."""
-    if example["accepted"]:
-        assert segments(example["text"]) == example["segments"]
-
-
-def test_undelivered_messages_and_opt_outs(
-    fake: FakeTwilio, app: EchoApp, client: Client, clock: VirtualClock
-) -> None:
-    """An error code on demand; after STOP 21610, until START."""
-    fake.faults.undelivered_code = 30003
-    message = send(client, status_callback=f"https://{HOST}/status")
-    clock.sleep(2)
-    assert (client.messages(message.sid).fetch().status, app.forms("/status")[-1]["ErrorCode"]) == (
-        "undelivered",
-        "30003",
-    )
-    app.twiml["/sms"] = "<Response/>"
-    fake.send_message(from_=THEM, body="Stop")
-    assert code_of(lambda: send(client)) == (400, 21610)
-    fake.send_message(from_=THEM, body="start")
-    assert send(client).status == "queued"
-
-
-def test_inbound_messages_may_be_answered(fake: FakeTwilio, app: EchoApp) -> None:
-    """The webhook is signed and complete; <Message> in its answer is sent back."""
-    app.twiml["/sms"] = "<Response><Message>Thanks</Message></Response>"
-    fake.send_message(from_=THEM, body="päivää")
-    path, form, valid = app.requests[-1]
-    assert (path, valid) == ("/sms", True)
-    assert (form["Body"], form["From"], form["To"], form["NumMedia"]) == ("päivää", THEM, OURS, "0")
-    assert [(m.direction, m.to, m.body) for m in fake.messages] == [
-        ("inbound", OURS, "päivää"),
-        ("outbound-reply", THEM, "Thanks"),
-    ]
 
 
 # -- faults -----------------------------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ def test_what_the_fake_cannot_do_fails_loudly(clock: object) -> None:
 
     def whole_test() -> None:
         with fake:
-            run(fake, app, "<Response><Enqueue>q</Enqueue></Response>")
+            run(fake, app, "<Response><Refer><Sip>sip:a@example.com</Sip></Refer></Response>")
 
     with pytest.raises(RuntimeError, match="itself failed") as caught:
         whole_test()

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from urllib.parse import urlencode
 
@@ -30,6 +30,7 @@ from ..clock import Clock, ClockThread, SystemClock
 from ..transports.mock_wire import ConnectFailure, handshake_headers, make_sid
 from .fake_twilio_api import MAGIC_NUMBER, RestApi
 from .fake_twilio_calls import CallEngine
+from .fake_twilio_conference import ConferenceRecord
 from .fake_twilio_exchange import Exchange
 from .fake_twilio_log import EventLog
 from .fake_twilio_messages import MessageEngine
@@ -77,7 +78,7 @@ class FakeTwilio:
             now=self.clock.time,
         )
         self._exchange.default_phone = lambda: self.default_phone
-        self._exchange.on_streaming = self._start_script
+        self._exchange.on_awake = self._start_script
         recordings = RecordingEngine(self._exchange)
         self._calls = CallEngine(self._exchange, recordings)
         self._messages = MessageEngine(self._exchange)
@@ -133,6 +134,15 @@ class FakeTwilio:
         return self._exchange.caller_ids
 
     @property
+    def allowed_countries(self) -> set[str] | None:
+        """The countries that may be called (``{"FI", "SE"}``), the console's geographic permissions; None is all."""
+        return self._exchange.allowed_countries
+
+    @allowed_countries.setter
+    def allowed_countries(self, countries: set[str] | None) -> None:
+        self._exchange.allowed_countries = countries
+
+    @property
     def phones(self) -> dict[str, FarEnd]:
         return self._exchange.phones
 
@@ -170,9 +180,20 @@ class FakeTwilio:
         return list(self._exchange.messages.values())
 
     @property
+    def messaging_services(self) -> dict[str, list[str]]:
+        """``MG...`` -> the numbers in its pool, all of the account's when there are none; see
+        :meth:`add_messaging_service`."""
+        return self._exchange.messaging_services
+
+    @property
     def recordings(self) -> list[RecordingRecord]:
         """Recordings of calls, in order; their audio is at the REST API."""
         return list(self._exchange.recordings.values())
+
+    @property
+    def conferences(self) -> list[ConferenceRecord]:
+        """Conferences, in order, with those that are over."""
+        return list(self._calls.conferences.rooms.values())
 
     @property
     def calls(self) -> list[FakeCall]:
@@ -186,6 +207,11 @@ class FakeTwilio:
             KeyError: there is none.
         """
         return self._face(self._exchange.calls[sid])
+
+    def legs(self, call: FakeCall | str) -> list[FakeCall]:
+        """The calls that ``<Dial>`` has made for a call, in order; see also :attr:`FakeCall.peer`."""
+        parent = call if isinstance(call, str) else call.sid
+        return [self._face(record) for record in list(self._exchange.calls.values()) if record.parent_sid == parent]
 
     def warnings(self, call: FakeCall | str) -> list[int]:
         """The codes in Twilio's debugger about a call, in order."""
@@ -215,6 +241,12 @@ class FakeTwilio:
         )
         self._exchange.numbers[number] = owned
         return owned
+
+    def add_messaging_service(self, *numbers: str) -> str:
+        """Make a messaging service that sends from these numbers, or from all of the account's; returns its SID."""
+        sid = make_sid("MG")
+        self._exchange.messaging_services[sid] = list(numbers)
+        return sid
 
     # -- how the app is reached ---------------------------------------------------------------------------------
 
@@ -254,7 +286,7 @@ class FakeTwilio:
         try:
             for host, app in self._mounts:
                 block_on(self._exchange.network.mount(host, app), loop, self.clock)
-            self._rest = RestServer(self._api, loop, lambda: self._exchange.faults)
+            self._rest = RestServer(self._api, loop, lambda: self._exchange.faults, self.clock.time)
             self._rest.start()
             self._exchange.api_base_url = self._rest.url
             yield self
@@ -317,10 +349,19 @@ class FakeTwilio:
     async def _place_call(self, to: str, from_: str, phone: FarEnd | None, extra: Form | None) -> CallRecord:
         return self._calls.place_inbound(to=to, from_=from_, phone=phone or self.default_phone, extra=extra)
 
-    def send_message(self, *, to: str = MAGIC_NUMBER, from_: str, body: str) -> MessageRecord:
-        """Somebody writes to a number of the account; returns when the app's webhook has answered."""
+    def send_message(
+        self, *, to: str = MAGIC_NUMBER, from_: str, body: str, media: Sequence[tuple[str, str]] = ()
+    ) -> MessageRecord:
+        """Somebody writes to a number of the account; returns when the app's webhook has answered.
+
+        Args:
+            media: URL and content type of every attachment.
+
+        Raises:
+            ValueError: the number is not the account's.
+        """
         loop = self._running_loop()
-        return block_on(self._messages.receive(to=to, from_=from_, body=body), loop, self.clock)
+        return block_on(self._messages.receive(to=to, from_=from_, body=body, media=media), loop, self.clock)
 
     def wait_for_call(self, *, to: str | None = None, timeout: float = 30) -> FakeCall:
         """Wait until the app has made an outbound call (to this number) that was not returned before.
@@ -398,7 +439,7 @@ class FakeTwilio:
     def _face(self, record: CallRecord) -> FakeCall:
         face = self._faces.get(record.sid)
         if face is None:
-            face = FakeCall(record, self._calls, self.log, self._running_loop(), self.clock)
+            face = FakeCall(record, self._calls, self.log, self._running_loop(), self.clock, self._face)
             face = self._faces.setdefault(record.sid, face)
         return face
 

@@ -6,49 +6,40 @@ https://www.twilio.com/docs/voice/api, https://www.twilio.com/docs/messaging/api
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
-from ..transports.mock_wire import make_sid
+from .fake_twilio_account_api import AccountApi
 from .fake_twilio_calls import CallEngine
-from .fake_twilio_exchange import API_VERSION, Exchange
+from .fake_twilio_conference_api import ConferencesApi
+from .fake_twilio_country_api import CountryApi
+from .fake_twilio_exchange import API_VERSION, MAGIC_NUMBER, Exchange
 from .fake_twilio_messages import MessageEngine
+from .fake_twilio_messages_api import MessagesApi
 from .fake_twilio_recordings import RecordingEngine, read_order
 from .fake_twilio_recordings_api import RecordingsApi
-from .fake_twilio_records import CallRecord, MessageRecord, OwnedNumber, Source
+from .fake_twilio_records import CallRecord, OwnedNumber, Source
 from .fake_twilio_requests import RestAnswer, RestRequest, Route, in_range
 from .fake_twilio_resources import (
     RestRefusedError,
     call_json,
     error_json,
     is_number,
-    message_json,
     page_json,
-    segments,
     stream_json,
 )
 from .fake_twilio_twiml import Verb, read_stream
 
 __all__ = ["MAGIC_NUMBER", "RestApi"]
 
-MAGIC_NUMBER = "+15005550006"
-"""Valid as a sender everywhere: https://www.twilio.com/docs/iam/test-credentials."""
-
 _MAGIC_CALLS = {"+15005550001": 21217, "+15005550002": 21214, "+15005550003": 21215, "+15005550004": 21216}
-_MAGIC_MESSAGES = {
-    "+15005550001": 21211,
-    "+15005550002": 21612,
-    "+15005550003": 21408,
-    "+15005550004": 21610,
-    "+15005550009": 21614,
-}
 _MAGIC_SENDERS = {"+15005550001": 21212, "+15005550007": 21606, "+15005550008": 21611}
 _EVENTS = frozenset({"initiated", "ringing", "answered", "completed"})
 _MAX_TWIML = 4000  # https://www.twilio.com/docs/api/errors/32018
-_MAX_BODY = 1600  # https://www.twilio.com/docs/api/errors/21617
 
 
 class RestApi:
@@ -59,7 +50,6 @@ class RestApi:
     ) -> None:
         self._exchange = exchange
         self._calls = calls
-        self._messages = messages
         self.api_keys: dict[str, str] = {}
         """``SK...`` -> secret."""
         part = r"([^/]+)"
@@ -75,14 +65,15 @@ class RestApi:
             ("DELETE", rf"/Calls/{part}\.json", self._delete_call),
             ("POST", rf"/Calls/{part}/Streams\.json", self._create_stream),
             ("POST", rf"/Calls/{part}/Streams/{part}\.json", self._update_stream),
-            ("POST", r"/Messages\.json", self._create_message),
-            ("GET", r"/Messages\.json", self._list_messages),
-            ("GET", rf"/Messages/{part}\.json", self._fetch_message),
-            ("POST", rf"/Messages/{part}\.json", self._update_message),
-            ("DELETE", rf"/Messages/{part}\.json", self._delete_message),
+            *MessagesApi(exchange, messages).routes,
             *RecordingsApi(exchange, recordings).routes,
+            *AccountApi(exchange).routes,
+            *ConferencesApi(exchange, calls.conferences, self._place).routes,
         ]
         self._routes = [(method, re.compile(pattern), handler) for method, pattern, handler in routes]
+        self._other_routes = [
+            (method, re.compile(pattern), handler) for method, pattern, handler in CountryApi(exchange).routes
+        ]
 
     async def answer(self, request: RestRequest) -> RestAnswer:
         """Carry a request out. Never raises for what a client sends."""
@@ -108,6 +99,8 @@ class RestApi:
                 raise RestRefusedError(20429, headers={**retry, "Twilio-Concurrent-Requests": "101"})
             if faults.take("rest_503_before"):
                 raise RestRefusedError(20503)
+            if request.method == "GET" and "PageToken" in dict(request.query) and faults.take("list_page_fails"):
+                raise RestRefusedError(20503)
             answer = self._dispatch(request)
             if request.method == "POST" and faults.take("rest_500_after"):
                 raise RestRefusedError(20500)
@@ -123,11 +116,12 @@ class RestApi:
         if not request.username or known.get(request.username) != request.password:
             raise RestRefusedError(20003)
         match = re.fullmatch(rf"/{API_VERSION}/Accounts/([^/.]+)(.*)", request.path)
-        if match is None or match[1] != exchange.account_sid:
-            raise RestRefusedError(20404, request.path)
+        path, routes = request.path, self._other_routes
+        if match is not None and match[1] == exchange.account_sid:
+            path, routes = match[2], self._routes
         found = False
-        for method, pattern, handler in self._routes:
-            if parts := pattern.fullmatch(match[2]):
+        for method, pattern, handler in routes:
+            if parts := pattern.fullmatch(path):
                 found = True
                 if method == request.method:
                     return handler(request, tuple(unquote(part) for part in parts.groups()))
@@ -200,6 +194,11 @@ class RestApi:
     # -- calls --------------------------------------------------------------------------------------------------
 
     def _create_call(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
+        call, told = self._place(request)
+        return RestAnswer(201, call_json(call, self._exchange.account_sid), after=told)
+
+    def _place(self, request: RestRequest, first: Source | None = None) -> tuple[CallRecord, asyncio.Event | None]:
+        """Make the call that a request asks for. ``first`` stands for the request's own TwiML."""
         exchange, form = self._exchange, dict(request.form)
         to, from_ = form.get("To", ""), form.get("From", "")
         if not to:
@@ -216,7 +215,9 @@ class RestApi:
             raise RestRefusedError(code, to)
         if not is_number(to):
             raise RestRefusedError(21217, to)
-        first = self._source(form)
+        if not exchange.may_call(to):
+            raise RestRefusedError(21215, to)
+        first = first or self._source(form)
         if first is None:
             raise RestRefusedError(21205, form.get("Url", ""))
         call = self._calls.new_call(
@@ -231,8 +232,7 @@ class RestApi:
         self._read_call_options(call, request)
         if form.get("Url") and form.get("Twiml"):
             exchange.note("warning", sid=call.sid, code=32019, text="both Url and Twiml are given; Url is used")
-        told = self._calls.create(call, early_callback=exchange.faults.early_callback)
-        return RestAnswer(201, call_json(call, exchange.account_sid), after=told)
+        return call, self._calls.create(call, early_callback=exchange.faults.early_callback)
 
     def _source(self, form: dict[str, str]) -> Source | None:
         url, twiml = form.get("Url", ""), form.get("Twiml", "")
@@ -278,6 +278,10 @@ class RestApi:
                 text = f"expected StatusCallbackEvent to be one of {', '.join(sorted(_EVENTS))}; {unknown[0]!r} came"
                 self._exchange.note("warning", sid=call.sid, code=21626, text=text)
         call.machine_detection = form.get("MachineDetection", "")
+        call.detection_timeout_s = _within(form, "MachineDetectionTimeout", 3, 59, call.detection_timeout_s)
+        call.detection_silence_ms = _within(
+            form, "MachineDetectionSpeechEndThreshold", 500, 5000, call.detection_silence_ms
+        )
         call.async_amd = form.get("AsyncAmd") == "true"
         call.async_amd_callback = form.get("AsyncAmdStatusCallback", "")
         call.async_amd_callback_method = form.get("AsyncAmdStatusCallbackMethod", "POST").upper()
@@ -380,73 +384,11 @@ class RestApi:
     def _context(self) -> tuple[str, float]:
         return self._exchange.account_sid, self._exchange.now()
 
-    # -- messages -----------------------------------------------------------------------------------------------
 
-    def _create_message(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
-        exchange, form = self._exchange, dict(request.form)
-        to, from_, body = form.get("To", ""), form.get("From", ""), form.get("Body", "")
-        service = form.get("MessagingServiceSid")
-        media = [value for name, value in request.form if name == "MediaUrl"]
-        if not to:
-            raise RestRefusedError(21604)
-        if not from_ and not service:
-            raise RestRefusedError(21603)
-        if not body and not media and not form.get("ContentSid"):
-            raise RestRefusedError(21602)
-        if len(body) > _MAX_BODY:
-            raise RestRefusedError(21617)
-        if code := _MAGIC_SENDERS.get(from_):
-            raise RestRefusedError(code, from_)
-        if from_ and from_ != MAGIC_NUMBER and from_ not in exchange.numbers:
-            raise RestRefusedError(21606, from_)
-        if code := _MAGIC_MESSAGES.get(to):
-            raise RestRefusedError(code, to)
-        if not re.fullmatch(r"(whatsapp:)?\+[1-9]\d{6,14}", to):
-            raise RestRefusedError(21211, to)
-        if (from_, to) in exchange.opted_out:
-            raise RestRefusedError(21610, to)
-        message = MessageRecord(
-            sid=make_sid("MM" if media else "SM"),
-            to=to,
-            from_=from_,
-            body=body,
-            direction="outbound-api",
-            status="queued" if from_ else "accepted",
-            created_at=exchange.now(),
-            segments=segments(body) if from_ else 0,
-            num_media=len(media),
-            messaging_service_sid=service,
-            callback_url=form.get("StatusCallback", ""),
-        )
-        self._messages.send(message)
-        return RestAnswer(201, message_json(message, exchange.account_sid))
-
-    def _message(self, request: RestRequest, sid: str) -> MessageRecord:
-        message = self._exchange.messages.get(sid)
-        if message is None:
-            raise RestRefusedError(20404, request.path)
-        return message
-
-    def _list_messages(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
-        query = dict(request.query)
-        items = [
-            message_json(message, self._exchange.account_sid)
-            for message in reversed(self._exchange.messages.values())
-            if query.get("To", message.to) == message.to
-            and query.get("From", message.from_) == message.from_
-            and in_range(query, "DateSent", message.sent_at)
-        ]
-        return RestAnswer(200, page_json("messages", items, request.path, request.query))
-
-    def _fetch_message(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
-        return RestAnswer(200, message_json(self._message(request, parts[0]), self._exchange.account_sid))
-
-    def _update_message(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
-        message, form = self._message(request, parts[0]), dict(request.form)
-        if form.get("Body") == "":
-            message.body = ""  # redaction, the only change of a sent message
-        return RestAnswer(200, message_json(message, self._exchange.account_sid))
-
-    def _delete_message(self, request: RestRequest, parts: tuple[str, ...]) -> RestAnswer:
-        del self._exchange.messages[self._message(request, parts[0]).sid]
-        return RestAnswer(204, None)
+def _within(form: dict[str, str], name: str, low: int, high: int, default: float) -> float:
+    value = form.get(name)
+    if value is None:
+        return default
+    if not re.fullmatch(r"\d{1,5}", value) or not low <= int(value) <= high:
+        raise RestRefusedError(20001, f"{name} is {low} to {high}, not {value!r}")
+    return float(value)

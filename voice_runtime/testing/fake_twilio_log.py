@@ -14,8 +14,9 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     Kinds: ``rest`` (a request and its answer), ``webhook`` (a request for TwiML), ``callback`` (a status callback),
     ``fetch`` (of a recording), ``status`` (a call's or a message's new status), ``recording`` (a recording's new
-    status), ``stream`` (connecting, started, ended), ``verb`` (a TwiML verb is executed), ``error`` and ``warning``
-    (an entry of Twilio's debugger: ``code``).
+    status), ``stream`` (connecting, started, ended), ``verb`` (a TwiML verb is executed), ``conference`` (an event of
+    a conference), ``error`` and ``warning`` (an entry of Twilio's debugger: ``code``), ``keyword`` (somebody wrote
+    ``stop``, ``start`` or ``help``).
     """
 
     at_s: float

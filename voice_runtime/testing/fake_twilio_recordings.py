@@ -1,7 +1,7 @@
 """Recordings of calls: both tracks on the call's time, paused and resumed, made into WAV, and the callbacks.
 
-Written is what goes over the streams of a call: what the far end says, whether or not a stream listens, and what it
-hears. ``<Say>`` and ``<Play>`` have no sound here and are silence.
+Written is what the far end says, whether or not anybody listens, and what it hears. ``<Say>`` has no sound here and
+is silence.
 
 https://www.twilio.com/docs/voice/api/recording
 """
@@ -182,8 +182,7 @@ class RecordingEngine:
                 recording.inbound += _SILENCE * count
                 recording.outbound += _SILENCE * count
             return
-        if call.line is not None:
-            call.line.sync()
+        call.sync()
         recording.inbound += call.mouth.read(begin, count) or _SILENCE * count
         recording.outbound += Ear(call.heard).read(begin, count) or _SILENCE * count
 

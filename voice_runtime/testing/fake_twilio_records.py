@@ -9,14 +9,14 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ..transports.mock_audio import HeardAudio, Mouth
 from ..transports.mock_line import LineEnd, MediaLine
+from .fake_twilio_sound import AttentiveMouth, HeardSamples, SoundPath
 from .fake_twilio_webhooks import Form
 
 __all__ = [
     "ENDED",
-    "AttentiveMouth",
     "CallRecord",
+    "Callback",
     "Direction",
     "FarEnd",
     "MessageRecord",
@@ -47,13 +47,23 @@ class OwnedNumber(msgspec.Struct, kw_only=True):
 
 
 class FarEnd(msgspec.Struct, kw_only=True):
-    """How a telephone behaves when it is called."""
+    """How a telephone behaves when it is called.
+
+    An answering machine needs nothing else: it says its greeting, beeps, and keeps what it hears from then on.
+    """
 
     ring_ms: float = 1500
     answer: Literal["answer", "busy", "no-answer", "reject", "failed"] = "answer"
     answered_by: Literal["human", "machine", "fax", "unknown"] = "human"
     """What answering machine detection finds out, when the call asks for it."""
     detection_ms: float = 2500
+    """How long after the answer it has found out. Of ``DetectMessageEnd`` the greeting and the beep of a machine
+    decide instead."""
+    greeting: bytes = b""
+    """μ-law, said at once after the answer. A machine without one is silent until ``detection_ms``, when its beep
+    ends."""
+    beep_ms: float = 500
+    """1 kHz after the greeting of a machine; 0 for a machine that does not beep."""
     hang_up_after_s: float | None = None
     """After the answer."""
 
@@ -70,17 +80,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of the request, besides the call's."""
 
 
-class AttentiveMouth(Mouth):
-    """Lets everybody who listens hear the last of what was said before it says, and forgets, something else."""
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """A callback on its way. ``delivered`` is set once it has been made."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.listeners: list[Callable[[], None]] = []
-
-    def say(self, ulaw: bytes) -> float:
-        for listen in self.listeners:
-            listen()
-        return super().say(ulaw)
+    url: str
+    method: str
+    form: Form
+    delivered: asyncio.Event | None = None
 
 
 class RecordingOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,8 +126,10 @@ class CallRecord:
     from_: str
     direction: Direction
     phone: FarEnd
-    heard: HeardAudio
+    heard: HeardSamples
+    """What the far end hears."""
     mouth: AttentiveMouth
+    """What the far end says."""
     created_at: float
     """Seconds since 1970, as the other dates."""
     first: Source
@@ -137,6 +145,9 @@ class CallRecord:
     timeout_s: float = 60
     time_limit_s: float = 14_400
     machine_detection: str = ""
+    detection_timeout_s: float = 30
+    detection_silence_ms: float = 1200
+    """After a greeting, until it counts as over."""
     async_amd: bool = False
     async_amd_callback: str = ""
     async_amd_callback_method: str = "POST"
@@ -146,9 +157,7 @@ class CallRecord:
     callback_method: str = "POST"
     callback_events: frozenset[str] = frozenset({"completed"})
     extra_voice: Form = dataclasses.field(default_factory=list)
-    callbacks: asyncio.Queue[tuple[Form, asyncio.Event | None] | None] = dataclasses.field(
-        default_factory=asyncio.Queue
-    )
+    callbacks: asyncio.Queue[Callback | None] = dataclasses.field(default_factory=asyncio.Queue)
     """Waiting to be delivered, in order; None ends them."""
     sequence: int = 0
     send_digits: str = ""
@@ -161,18 +170,38 @@ class CallRecord:
     played: list[str] = dataclasses.field(default_factory=list)
     """URLs of ``<Play>``."""
     keys_heard: str = ""
-    """Digits of ``<Play digits>`` and ``SendDigits``."""
+    """Digits of ``<Play digits>`` and ``SendDigits``, and keys of whom the far end is joined with."""
     keys_pressed: asyncio.Queue[str] = dataclasses.field(default_factory=asyncio.Queue)
-    """Pressed while no bidirectional stream is up; ``<Gather>`` reads them."""
+    """Pressed while nothing else takes them; ``<Gather>`` reads them."""
+    keys_to: Callable[[str], None] | None = None
+    """Takes the far end's keys while the call is joined with others."""
+
+    far: CallRecord | None = None
+    """The call at the far end, which is then no telephone but a number of the account."""
+    rang_for: str = ""
+    """What became of those it last dialled; of use while it is not answered (``answerOnBridge``)."""
+    peer: CallRecord | None = None
+    """The call it is joined with, or was last."""
+    path: SoundPath | None = None
+    """What the far end hears now, unless a stream plays to it."""
+    message_from: int | None = None
+    """The sample at which a machine at the far end begins to record."""
 
     claimed: bool = False
     """A test has taken hold of it."""
+    scripted: bool = False
+    """The person at the far end has begun to act."""
+    picked_up: bool = False
+    """The far end has answered; the call may have to wait for the detection of machines all the same."""
     interrupted: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     next_source: Source | None = None
     streaming: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """The first stream has started."""
+    answered: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     joined: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """A leg of a ``<Dial>`` has answered and heard its whisper."""
+    left: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    """A leg of a ``<Dial>`` was given TwiML of its own, which takes it away from there."""
     done: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
     """The call is over, and its callbacks are delivered."""
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
@@ -190,6 +219,13 @@ class CallRecord:
             if stream.bidirectional and stream.ended is None:
                 return stream.line
         return None
+
+    def sync(self) -> None:
+        """Bring :attr:`heard` up to now; it is otherwise up to date to the last 20 ms."""
+        if (line := self.line) is not None:
+            line.sync()
+        if self.path is not None:
+            self.path.sync()
 
     @property
     def duration_s(self) -> int:
@@ -247,4 +283,9 @@ class MessageRecord:
     messaging_service_sid: str | None = None
     error_code: int | None = None
     sent_at: float | None = None
+    send_at: float | None = None
+    """When it is to be sent, if it is scheduled."""
     callback_url: str = ""
+    callbacks: asyncio.Queue[Form | None] = dataclasses.field(default_factory=asyncio.Queue)
+    """Waiting to be delivered, in order; None ends them."""
+    task: asyncio.Task[None] | None = None

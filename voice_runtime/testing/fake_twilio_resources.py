@@ -66,13 +66,22 @@ _ERRORS = {
     21603: (400, "A 'From' number or a messaging service is required"),
     21604: (400, "A 'To' number is required"),
     21606: (400, "The 'From' number {0} is not a valid, message-capable number of this account"),
+    21609: (400, "The StatusCallback URL {0!r} is not a valid URL"),
     21610: (400, "Attempt to send to unsubscribed recipient {0}"),
     21611: (400, "The 'From' number {0} has exceeded its queue"),
     21612: (400, "Messages cannot be routed to {0}"),
     21614: (400, "To number: {0}, is not a mobile number"),
     21617: (400, "The message body exceeds the 1600 character limit"),
+    21701: (400, "The Messaging Service {0} does not exist"),
+    21703: (400, "The Messaging Service {0} contains no phone numbers"),
+    21705: (400, "The Messaging Service SID {0!r} is invalid"),
+    30409: (409, "This message cannot be canceled"),
     31921: (400, "The call has no stream {0}"),
     32018: (400, "Inline TwiML exceeds the 4000 character limit"),
+    35111: (400, "SendAt is required when ScheduleType is fixed"),
+    35114: (400, "SendAt is a UTC timestamp 300 to 3024000 seconds in the future, not {0!r}"),
+    35118: (400, "MessagingServiceSid is required to schedule a message"),
+    35126: (400, "ScheduleType is fixed, not {0!r}"),
 }
 _GSM_BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
@@ -230,8 +239,11 @@ def page_json(
 ) -> dict[str, Any]:
     """One page of a list. The URIs are relative, and keep the filters.
 
+    A page's token names the record it follows, or precedes, so that records which come to be in the meantime neither
+    repeat nor hide others. ``Page`` without a token counts from the beginning, as it is at that time.
+
     Raises:
-        RestRefusedError: PageSize or Page is not a number in its range.
+        RestRefusedError: PageSize or Page is not a number in its range; or no record is what the token names.
     """
     given = dict(query)
     try:
@@ -242,23 +254,32 @@ def page_json(
     if not 1 <= size <= 1000 or page < 0:
         raise RestRefusedError(20001, "PageSize is 1 to 1000, Page is not negative")
     filters = [(name, value) for name, value in query if name not in ("PageSize", "Page", "PageToken")]
+    start, end = page * size, (page + 1) * size
+    token = given.get("PageToken", "")
+    if token:
+        direction, sid = token[:2], token[2:]
+        places = [place for place, item in enumerate(items) if item["sid"] == sid]
+        if direction not in ("PA", "PB") or not places:
+            raise RestRefusedError(20001, f"PageToken {token!r} is of no record in this list")
+        start, end = (places[0] + 1, places[0] + 1 + size) if direction == "PA" else (places[0] - size, places[0])
+    shown = list(items[max(0, start) : end])
 
-    def uri(number: int) -> str:
-        more = [("PageToken", f"PA{number}")] if number else []
+    def uri(number: int, token: str = "") -> str:
+        more = [("PageToken", token)] if token else []
         return f"{path}?{urlencode([*filters, ('PageSize', size), ('Page', number), *more])}"
 
-    start = page * size
-    shown = list(items[start : start + size])
+    # Positions are told as if nothing had changed since the first page.
+    first = page * size
     return {
         key: shown,
-        "end": start + max(0, len(shown) - 1),
+        "end": first + max(0, len(shown) - 1),
         "first_page_uri": uri(0),
-        "next_page_uri": uri(page + 1) if start + size < len(items) else None,
+        "next_page_uri": uri(page + 1, f"PA{shown[-1]['sid']}") if shown and end < len(items) else None,
         "page": page,
         "page_size": size,
-        "previous_page_uri": uri(page - 1) if page else None,
-        "start": start,
-        "uri": uri(page),
+        "previous_page_uri": uri(page - 1, f"PB{shown[0]['sid']}" if page > 1 else "") if shown and page else None,
+        "start": first,
+        "uri": uri(page, token),
     }
 
 

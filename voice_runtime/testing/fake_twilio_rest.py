@@ -94,10 +94,17 @@ class _Server(socketserver.TCPServer):
 class RestServer:
     """Start and stop from any thread but the loop's."""
 
-    def __init__(self, api: RestApi, loop: asyncio.AbstractEventLoop, faults: Callable[[], Faults]) -> None:
+    def __init__(
+        self,
+        api: RestApi,
+        loop: asyncio.AbstractEventLoop,
+        faults: Callable[[], Faults],
+        now: Callable[[], float],
+    ) -> None:
         self._api = api
         self._loop = loop
         self._faults = faults
+        self._now = now
         self._server = _Server(self._handler())
         self._thread = threading.Thread(target=self._server.serve, name="fake-twilio-rest", daemon=True)
 
@@ -123,13 +130,17 @@ class RestServer:
         return answer
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        ask = self._ask
+        ask, now = self._ask, self._now
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             server_version = "FakeTwilio"
             # Headers and body leave as two segments; without this the second waits for the first's confirmation.
             disable_nagle_algorithm = True
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                """The Date of every answer is the fake's."""
+                return super().date_time_string(now() if timestamp is None else timestamp)
 
             def do_GET(self) -> None:
                 self._serve()

@@ -37,6 +37,14 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """What callers hear when a document cannot be had: "an application error has occurred"."""
     recording_processing_ms: float = 1000
     """From the end of a recording to the moment its audio can be had."""
+    dial_interrupted_leg_ms: float = 166
+    """From the redirect of a call that dials to the end of the leg it dialled."""
+    dial_interrupted_action_ms: float = 320
+    """From there to the request for the action of its ``<Dial>``, whose answer is not used."""
+    dial_interrupted_target_ms: float = 651
+    """From there to the document it is redirected to."""
+    message_accepted_ms: float = 50
+    """Until a messaging service has picked the sender."""
     message_sent_ms: float = 200
     message_delivered_ms: float = 800
     time_limit_s: float = 14_400
@@ -58,12 +66,15 @@ class Faults:
     """So many POSTs are carried out and then answered 500."""
     rest_503_before: int = 0
     """So many requests are answered 503 and not carried out."""
+    list_page_fails: int = 0
+    """So many requests for the second or a later page of a list are answered 503."""
     rest_slow_s: float = 0
     """Every answer takes so long: real seconds, also in virtual time, since the client's timeout is real."""
     rest_reset: int = 0
     """So many requests are carried out and the connection is reset instead of an answer."""
     early_callback: bool = False
-    """The ``initiated`` callback is delivered before the answer to the request that made the call."""
+    """The ``initiated`` callback is delivered before the answer to the request that made the call; of a message, the
+    first callback."""
 
     # webhooks and callbacks
     webhook_502: int = 0
@@ -76,7 +87,7 @@ class Faults:
     """How webhooks and handshakes are signed. ``secondary``: with the fake's ``secondary_auth_token``."""
     duplicate_callbacks: bool = False
     reorder_callbacks: bool = False
-    """Each pair of callbacks of a call changes places."""
+    """Each pair of callbacks of a call or message changes places."""
     drop_callbacks: bool = False
     callback_delay_ms: float = 0
     anonymous_caller: bool = False
@@ -95,6 +106,10 @@ class Faults:
     # messages
     undelivered_code: int | None = None
     """Messages end as ``undelivered`` with this error code (30003, 30007 ...)."""
+    failed_code: int | None = None
+    """Messages end as ``failed`` with this error code before they are sent."""
+    message_queue_full: int = 0
+    """So many messages meet a full queue: a number's are refused (21611), a messaging service's fail (30001)."""
 
     def take(self, name: str) -> bool:
         """Whether a counted fault strikes now; counts it down."""

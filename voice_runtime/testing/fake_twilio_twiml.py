@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-__all__ = ["Problem", "StreamOrder", "Verb", "parse_twiml", "read_stream", "resolve"]
+__all__ = ["Problem", "StreamOrder", "Verb", "parse_twiml", "read_number", "read_stream", "resolve"]
 
 _MAX_BYTES = 64 * 1024
 _MAX_PARAMETER = 500
@@ -79,6 +79,17 @@ def _verb(element: ElementTree.Element) -> Verb:
         text=(element.text or "").strip(),
         children=tuple(_verb(child) for child in element),
     )
+
+
+def read_number(verb: Verb, name: str, default: float) -> float | Problem:
+    """A number among the attributes: not negative, and not enormous."""
+    try:
+        value = float(verb.attributes.get(name, default))
+        if not 0 <= value < 1e6:
+            raise ValueError("out of range")
+    except ValueError:
+        return Problem(12200, f"expected a number as {name} of <{verb.name}>; {verb.attributes[name]!r} came")
+    return value
 
 
 def read_stream(

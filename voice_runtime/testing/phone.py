@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from ..clock import Clock
 from ..exceptions import CallHangupError
 from ..transports.mock_audio import HeardAudio
+from .fake_twilio_bridging import press
 from .fake_twilio_calls import CallEngine
 from .fake_twilio_log import EventLog, LogEntry
 from .fake_twilio_records import CallRecord, FarEnd, StreamRecord
@@ -39,8 +40,10 @@ _POLL_S = 0.02  # what is heard changes with every frame
 class Phone(FarEnd, kw_only=True):
     """A telephone, as it behaves when it is called or calls.
 
-    ``script(call)`` runs in a thread of its own once the call's first stream is up. It ends quietly when the call
-    ends under it; any other exception hangs up and is raised again by :meth:`FakeCall.wait_ended`.
+    ``script(call)`` runs in a thread of its own once the call's first stream is up, or before that once somebody else
+    can be talked to: it is joined with another call, a conference or a queue, or ``<Record>`` has beeped. A telephone
+    that ``<Dial>`` rings begins when it answers. The script ends quietly when the call ends under it; any other
+    exception hangs up and is raised again by :meth:`FakeCall.wait_ended`.
     """
 
     script: Callable[[FakeCall], object] | None = None
@@ -60,12 +63,14 @@ class FakeCall:
         log: EventLog,
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
+        face: Callable[[CallRecord], FakeCall],
     ) -> None:
         self._record = record
         self._engine = engine
         self._log = log
         self._loop = loop
         self._clock = clock
+        self._face = face
         self._heard_so_far = 0  # bytes of what was heard that hears() has dealt with
         self._heard_at_turn = 0
         self.script_error: BaseException | None = None
@@ -105,7 +110,7 @@ class FakeCall:
 
     @property
     def heard(self) -> HeardAudio:
-        """What the far end heard over the streams of the call; ms since the call was made."""
+        """What the far end heard: of streams, ``<Play>`` and whom it is joined with; ms since the call was made."""
         return self._record.heard
 
     @property
@@ -125,8 +130,31 @@ class FakeCall:
 
     @property
     def keys_heard(self) -> str:
-        """Keys the app sent: ``<Play digits>``, ``SendDigits``."""
+        """Keys the far end heard: ``<Play digits>``, ``SendDigits``, and of whom it is joined with."""
         return self._record.keys_heard
+
+    @property
+    def peer(self) -> FakeCall | None:
+        """The call that this one is, or was last, joined with: by ``<Dial>``, or as the other end of a call between
+        two numbers of the account."""
+        return None if self._record.peer is None else self._face(self._record.peer)
+
+    @property
+    def answered_by(self) -> str | None:
+        """What answering machine detection has found out; None before, and without it."""
+        return self._record.answered_by
+
+    @property
+    def message_left(self) -> bytes:
+        """What an answering machine at the far end has recorded: μ-law from the end of its beep to the hang-up, or to
+        now, with the silence in between; nothing before the beep."""
+        record = self._record
+        if record.message_from is None:
+            return b""
+        begin_ms = (record.message_from / 8000 - record.heard.origin_s) * 1000
+        end_ms = self.now_ms() if record.alive else (record.status_history[-1][0] - record.heard.origin_s) * 1000
+        count = max(0, round((end_ms - begin_ms) * 8))
+        return record.heard.window(begin_ms, count) or b"\xff" * count
 
     def now_ms(self) -> float:
         """Time on the scale of :attr:`heard`."""
@@ -161,12 +189,10 @@ class FakeCall:
         self._do(self._press(digits))
 
     async def _press(self, digits: str) -> None:
+        if (far := self._record.far) is not None:
+            raise RuntimeError(f"expected a person at the far end; there is another call of the account, {far.sid}")
         for digit in digits:
-            line = self._record.line
-            if line is not None:
-                line.press(digit)
-            else:
-                self._record.keys_pressed.put_nowait(digit)
+            press(self._record, digit)
             await self._unless_over(asyncio.sleep(0.25))
 
     def hang_up(self) -> None:
@@ -249,6 +275,10 @@ class FakeCall:
     async def _wait_streaming(self, timeout: float) -> None:
         await self._poll(self._record.streaming.is_set, timeout, "the stream to start")
 
+    def wait_joined(self, timeout: float = 60) -> None:
+        """Wait until the call is joined with another one (:attr:`peer`), or in a conference that has begun."""
+        self._do(self._poll(lambda: self._record.keys_to is not None, timeout, "somebody to be joined with"))
+
     def wait_ended(self, timeout: float = 60) -> str:
         """Wait until the call is over, its callbacks delivered and its script ended; returns :attr:`outcome`.
 
@@ -271,8 +301,7 @@ class FakeCall:
     async def _poll(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = self._loop.time() + timeout
         while True:
-            if (line := self._record.line) is not None:
-                line.sync()
+            self._record.sync()
             if reached():
                 return
             if not self._record.alive:
