@@ -25,6 +25,7 @@ __all__ = [
     "Interim",
     "LegEnded",
     "LegStarted",
+    "MachineDetected",
     "MarkSettled",
     "NoMatch",
     "Outcome",
@@ -34,8 +35,10 @@ __all__ = [
     "SayFinished",
     "SayStarted",
     "SmsSent",
+    "SmsStatusChanged",
     "SpeechEnded",
     "SpeechStarted",
+    "StreamReported",
     "Word",
 ]
 
@@ -169,6 +172,21 @@ class DtmfReceived(CallEvent, frozen=True, kw_only=True):
     digit: str
 
 
+class MachineDetected(CallEvent, frozen=True, kw_only=True):
+    """Answering machine detection has decided: ``human``, ``machine_start``, ``machine_end_beep``, ``fax``, ..."""
+
+    answered_by: str
+    detection_ms: int | None = None
+
+
+class StreamReported(CallEvent, frozen=True, kw_only=True):
+    """Twilio says of a media stream: ``stream-started``, ``stream-stopped`` or, with ``error``, ``stream-error``."""
+
+    stream_sid: str
+    report: str
+    error: str = ""
+
+
 class SayStarted(CallEvent, frozen=True, kw_only=True):
     """The agent begins to say ``text``; for a recording, ``text`` is its name."""
 
@@ -205,6 +223,18 @@ class SmsSent(CallEvent, frozen=True, kw_only=True):
     to: str
     body: str
     message_sid: str
+
+
+class SmsStatusChanged(CallEvent, frozen=True, kw_only=True):
+    """The carrier told how far a message is: sent, delivered, undelivered or failed.
+
+    ``error_code``: Twilio's, where it did not arrive (``https://www.twilio.com/docs/errors/<code>``).
+    """
+
+    message_sid: str
+    to: str
+    status: str
+    error_code: int | None = None
 
 
 class RecognitionFailed(CallEvent, frozen=True, kw_only=True):

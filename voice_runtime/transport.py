@@ -41,10 +41,13 @@ class Transport(Protocol):
 
 @runtime_checkable
 class SmsTransport(Protocol):
-    """What every SMS transport offers. Blocks; not for an event loop's thread."""
+    """What every SMS transport offers. Blocks; not for an event loop's thread.
+
+    One may offer more: that of Twilio takes ``status_callback`` and ``send_at``, too, and can cancel a message.
+    """
 
     def send_sms(self, to: str, body: str) -> dict[str, str]:
-        """Send one text; the result has the keys ``message_sid``, ``status`` and ``to``."""
+        """Send one text, once; the result has the keys ``message_sid``, ``status`` and ``to``."""
 
 
 def create_transport(provider: str = "twilio", **options: Any) -> Transport:
