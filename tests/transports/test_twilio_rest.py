@@ -7,7 +7,9 @@ import importlib
 import inspect
 import os
 import threading
+import traceback
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,23 @@ from voice_runtime.clock import SystemClock
 from voice_runtime.config import Settings, load
 from voice_runtime.exceptions import ConfigurationError, RestError
 from voice_runtime.transports import twilio_rest
-from voice_runtime.transports.twilio_rest import client, close_clients, translated
+from voice_runtime.transports.twilio_rest import (
+    check_sid,
+    client,
+    close_clients,
+    complete_list,
+    download,
+    first_region_that_knows,
+    is_unknown,
+    read_price,
+    read_whole,
+    translated,
+)
 
 SDK_EXCEPTIONS: Any = importlib.import_module("twilio.base.exceptions")
 ACCOUNT = "AC" + "0" * 31 + "1"
 CREATED = Answer(201, {"sid": "CA1", "status": "queued"})
+UNKNOWN = Answer(404, {"code": 20404, "message": "The requested resource was not found", "status": 404})
 TOO_MANY = {"code": 20429, "message": "Too many requests", "status": 429}
 
 
@@ -104,6 +118,37 @@ def test_region_and_edge_make_the_host() -> None:
     with RestServer(CREATED) as server:
         create(settings_for(server, **regional))
     assert len(server.requests) == 1
+
+
+def test_the_base_stands_for_every_host_of_twilios() -> None:
+    """Whatever the SDK asks, of whichever product, goes to the configured base and nowhere else."""
+    with RestServer(Answer(200, {})) as server:
+        sdk = client(settings_for(server))
+        sdk.voice.v1.dialing_permissions.countries("FI").fetch()
+        sdk.lookups.v2.phone_numbers("+358401234567").fetch()
+        sdk.messaging.v1.services("MG1").fetch()
+    assert [request.path for request in server.requests] == [
+        "/v1/DialingPermissions/Countries/FI",
+        "/v2/PhoneNumbers/+358401234567",
+        "/v1/Services/MG1",
+    ]
+    assert {request.password for request in server.requests} == {"token"}
+
+
+def test_a_region_is_asked_with_its_own_credentials() -> None:
+    """The tokens of other regions check signatures; none of them gets into a request."""
+    with RestServer(CREATED) as home, RestServer(CREATED) as ireland:
+        regions = {"ie1": {"edge": "dublin", "auth_token": "ireland,next", "api_base_url": ireland.url}}
+        settings = settings_for(home, twilio_regions=regions)
+        create(settings)
+        create(settings.for_region("ie1"))
+    assert [request.password for request in home.requests] == ["token"]
+    assert [request.password for request in ireland.requests] == ["ireland"]
+    only_ireland = load(twilio_account_sid=ACCOUNT, twilio_regions={"ie1": {"edge": "dublin", "auth_token": "t"}})
+    with pytest.raises(ConfigurationError, match="TWILIO_AUTH_TOKEN is not set"):
+        client(only_ireland)
+    sdk = client(only_ireland.for_region("ie1"))
+    assert sdk.get_hostname("https://api.twilio.com/x") == "https://api.dublin.ie1.twilio.com/x"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +240,61 @@ def test_after_5xx_there_is_no_second_post(status: int) -> None:
     assert (caught.value.status, caught.value.code, caught.value.maybe_done) == (status, None, True)
 
 
+def fetch(settings: Settings, clock: RecordingClock) -> Any:
+    with translated("Looking up the call", method="GET"):
+        return client(settings, clock=clock).calls("CA1").fetch()
+
+
+@pytest.mark.parametrize("trouble", [Answer(500, {"message": "sorry"}), Answer(503, "<html>"), Answer(reset=True)])
+def test_a_get_is_repeated(trouble: Answer) -> None:
+    """Reading can do no harm: after a 5xx or a broken connection the same is asked again."""
+    clock = RecordingClock()
+    with RestServer(trouble, trouble, Answer(200, {"sid": "CA1"})) as server:
+        assert fetch(settings_for(server), clock).sid == "CA1"
+    assert len(server.requests) == 3
+    for slept, nominal in zip(clock.slept, [0.5, 1.0], strict=True):
+        assert 0.75 * nominal <= slept <= 1.25 * nominal
+
+
+@pytest.mark.parametrize("trouble", [Answer(502, {}), Answer(reset=True)])
+def test_a_get_is_given_up(trouble: Answer) -> None:
+    """The third failure is final; nothing was changed by it."""
+    clock = RecordingClock()
+    with RestServer(trouble) as server, pytest.raises(RestError) as caught:
+        fetch(settings_for(server), clock)
+    assert len(server.requests) == 3
+    assert (caught.value.status, caught.value.maybe_done) == (trouble.status if not trouble.reset else None, False)
+
+
+def test_429_and_5xx_share_the_attempts_of_a_get() -> None:
+    """A 429 may come once more often, then that is final as well."""
+    clock = RecordingClock()
+    busy = Answer(429, TOO_MANY, {"Retry-After": "0"})
+    with RestServer(busy, Answer(500, {}), busy, busy) as server, pytest.raises(RestError) as caught:
+        fetch(settings_for(server), clock)
+    assert (len(server.requests), caught.value.status) == (4, 429)
+
+
+def test_what_will_not_pass_is_not_asked_again() -> None:
+    """A 4xx, a wrong certificate and a long Retry-After are final at once."""
+    clock = RecordingClock()
+    for final in (Answer(404, {}), Answer(503, {}, {"Retry-After": "60"})):
+        with RestServer(final) as server, pytest.raises(RestError) as caught:
+            fetch(settings_for(server), clock)
+        assert (len(server.requests), caught.value.status) == (1, final.status)
+    with RestServer(CREATED) as server, pytest.raises(RestError, match="SSLError"):
+        fetch(load(**dict(settings_for(server), twilio_api_base_url=server.url.replace("http", "https"))), clock)
+    assert clock.slept == []
+
+
+def test_a_delete_is_not_repeated() -> None:
+    """Only GET is; another method may have been carried out."""
+    clock = RecordingClock()
+    with RestServer(Answer(500, {})) as server, pytest.raises(RestError) as caught, translated("Deleting"):
+        client(settings_for(server), clock=clock).recordings("RE1").delete()
+    assert (len(server.requests), caught.value.maybe_done) == (1, True)
+
+
 def test_a_slow_answer_is_a_timeout_of_unknown_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting has an end, after which it is unknown whether the call was placed; nothing is repeated."""
     monkeypatch.setattr(twilio_rest, "REQUEST_TIMEOUT_SECONDS", 0.2)
@@ -273,13 +373,47 @@ def test_the_newer_form_of_errors_is_understood() -> None:
     assert (caught.value.status, caught.value.code) == (400, 20001)
 
 
-def test_a_failing_list_is_translated_too() -> None:
-    """The SDK reports a page that cannot be fetched with a bare TwilioException; reading changes nothing."""
-    with RestServer(Answer(500, {"message": "sorry"})) as server:
-        sdk = client(settings_for(server))
-        with pytest.raises(RestError) as caught, translated("Listing the calls", method="GET"):
+@pytest.mark.parametrize(
+    ("answer", "facts"),
+    [
+        (Answer(401, {"code": 20003, "message": "Authenticate", "status": 401}), (401, 20003)),
+        (Answer(500, {"message": "sorry"}), (500, None)),
+        (Answer(503, "<html>"), (503, None)),
+    ],
+)
+def test_a_failing_list_is_translated_too(answer: Answer, facts: tuple[int, int | None]) -> None:
+    """The SDK reports a page that cannot be fetched with a bare TwilioException; status and code are still told."""
+    with RestServer(answer) as server:
+        sdk = client(settings_for(server), clock=RecordingClock())
+        with (
+            pytest.raises(RestError, match="Listing the calls failed") as caught,
+            translated("Listing the calls", method="GET"),
+        ):
             sdk.calls.list(limit=1)
-    assert caught.value.maybe_done is False
+    assert (caught.value.status, caught.value.code, caught.value.maybe_done) == (*facts, False)
+
+
+def test_numbers_are_masked() -> None:
+    """Twilio's sentences hold telephone numbers in full; neither the error nor its traceback does."""
+    sentence = "The 'To' number +358401234567 is not a valid phone number."
+    with RestServer(Answer(400, {"code": 21211, "message": sentence, "status": 400})) as server:
+        with pytest.raises(RestError, match=r"'To' number \+358…67 is not a valid") as caught:
+            create(settings_for(server))
+        with pytest.raises(RestError) as by_list, translated("Listing the calls", method="GET"):
+            client(settings_for(server)).calls.list(to="+358401234567")
+        settings = settings_for(server)
+    with pytest.raises(RestError) as by_url, translated("Listing the calls", method="GET"):
+        client(settings, clock=RecordingClock()).calls.list(to="+358401234567")
+    for error in (caught.value, by_list.value, by_url.value):
+        assert "401234567" not in "".join(traceback.format_exception(error))
+
+
+def test_a_harmless_cause_is_kept() -> None:
+    """What the SDK or the HTTP library said, for whoever looks for the reason."""
+    refusal = Answer(400, {"code": 20001, "message": "Bad", "status": 400})
+    with RestServer(refusal) as server, pytest.raises(RestError) as caught:
+        create(settings_for(server))
+    assert isinstance(caught.value.__cause__, SDK_EXCEPTIONS.TwilioRestException)
 
 
 def sdk_exceptions() -> list[BaseException]:
@@ -342,3 +476,188 @@ def test_what_is_not_about_the_request_is_left_alone() -> None:
         raise KeyboardInterrupt
     with pytest.raises(ZeroDivisionError), translated("Placing the call"):
         raise ZeroDivisionError
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+def page(*sids: str, after: str | None = None, status: str = "completed") -> Answer:
+    """A page of calls; ``after`` is what the next one is asked with."""
+    following = after and f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json?PageToken={after}"
+    return Answer(200, {"calls": [{"sid": sid, "status": status} for sid in sids], "next_page_uri": following})
+
+
+def list_sids(server: RestServer) -> list[tuple[str, str]]:
+    sdk = client(settings_for(server), clock=RecordingClock())
+    return complete_list("Listing the calls", lambda: sdk.calls.page(), lambda call: (call.sid, call.status))
+
+
+def test_a_list_is_read_to_its_end() -> None:
+    """Every page is followed, an empty one too, at the configured base."""
+    with RestServer(page("CA1", "CA2", after="a"), page(after="b"), page("CA3")) as server:
+        assert [sid for sid, _ in list_sids(server)] == ["CA1", "CA2", "CA3"]
+    assert [request.path.partition("?")[2] for request in server.requests] == ["", "PageToken=a", "PageToken=b"]
+
+
+def test_pages_may_overlap() -> None:
+    """A record that new ones have pushed to the next page is there once, in its place, as it was last seen."""
+    with RestServer(page("CA1", "CA2", after="a", status="ringing"), page("CA2", "CA3")) as server:
+        assert list_sids(server) == [("CA1", "ringing"), ("CA2", "completed"), ("CA3", "completed")]
+
+
+def test_a_page_that_fails_fails_the_list() -> None:
+    """No part of a list is ever taken for the whole."""
+    with RestServer(page("CA1", after="a"), Answer(500, {})) as server, pytest.raises(RestError) as caught:
+        list_sids(server)
+    assert (len(server.requests), caught.value.status) == (4, 500)
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"calls": [{"status": "completed"}]}'])
+def test_a_page_that_makes_no_sense_fails_the_list(body: str) -> None:
+    """So does one of another form, or with a record that has no SID."""
+    with RestServer(page("CA1", after="a"), Answer(200, body)) as server, pytest.raises(RestError):
+        list_sids(server)
+
+
+def test_pages_that_go_round_are_noticed() -> None:
+    """The same address again, or ever new addresses with nothing new behind them, are an error and not a loop."""
+    ring = [page("CA1", after="a"), page("CA2", after="b"), page("CA3", after="a")]
+    with RestServer(*ring) as server, pytest.raises(RestError, match="pages repeat after 3 records"):
+        list_sids(server)
+    spiral = [page("CA1", after=str(number)) for number in range(50)]
+    with RestServer(*spiral) as server, pytest.raises(RestError, match="pages repeat after 1 records"):
+        list_sids(server)
+    assert len(server.requests) < 10
+
+
+# -- downloads --------------------------------------------------------------------------------------------------
+
+
+def fetch_bytes(server: RestServer, max_bytes: int = 100) -> bytes:
+    sdk = client(settings_for(server), clock=RecordingClock())
+    return download(sdk, "Downloading", "/2010-04-01/x.wav", max_bytes=max_bytes, params={"RequestedChannels": "2"})
+
+
+def test_a_download_is_authenticated_and_repeated() -> None:
+    """It follows the same rules as any GET."""
+    with RestServer(Answer(503, ""), Answer(200, "RIFF")) as server:
+        assert fetch_bytes(server) == b"RIFF"
+    assert {(request.path, request.username, request.password) for request in server.requests} == {
+        ("/2010-04-01/x.wav?RequestedChannels=2", ACCOUNT, "token")
+    }
+    assert len(server.requests) == 2
+
+
+def test_a_download_has_a_bound() -> None:
+    """What is larger is an error, and is not read to its end."""
+    with RestServer(Answer(200, "x" * 100)) as server:
+        assert len(fetch_bytes(server, 100)) == 100
+        with pytest.raises(RestError, match="expected 99 bytes at most"):
+            fetch_bytes(server, 99)
+
+
+def test_a_download_that_is_refused() -> None:
+    """Status, code and sentence are those of Twilio's error."""
+    with RestServer(UNKNOWN) as server, pytest.raises(RestError, match="was not found") as caught:
+        fetch_bytes(server)
+    assert is_unknown(caught.value)
+    with RestServer(Answer(reset=True)) as server, pytest.raises(RestError) as caught:
+        fetch_bytes(server)
+    assert (caught.value.status, caught.value.maybe_done) == (None, False)
+
+
+def test_credentials_do_not_follow_a_redirect() -> None:
+    """Audio may be kept elsewhere; whoever keeps it is not told the account's secret."""
+    with (
+        RestServer(Answer(200, "RIFF")) as storage,
+        RestServer(Answer(307, "", {"Location": f"{storage.url}/audio"})) as server,
+    ):
+        assert fetch_bytes(server) == b"RIFF"
+    assert server.requests[0].password == "token"
+    assert (storage.requests[0].path, storage.requests[0].username, storage.requests[0].password) == (
+        "/audio",
+        "",
+        "",
+    )
+
+
+# -- regions ----------------------------------------------------------------------------------------------------
+
+
+def three_regions(us: RestServer, ireland: RestServer, australia: RestServer) -> Settings:
+    regions = {
+        "ie1": {"edge": "dublin", "auth_token": "ireland", "api_base_url": ireland.url},
+        "au1": {"edge": "sydney", "auth_token": "australia", "api_base_url": australia.url},
+    }
+    return settings_for(us, twilio_regions=regions)
+
+
+def test_the_region_that_knows_is_found() -> None:
+    """The one given is asked first, then the others, each with its credentials, until one does not say 404."""
+    with RestServer(UNKNOWN) as us, RestServer(UNKNOWN) as ireland, RestServer(CREATED) as australia:
+        settings = three_regions(us, ireland, australia)
+        assert first_region_that_knows(settings, create).sid == "CA1"
+        assert [len(server.requests) for server in (us, ireland, australia)] == [1, 1, 1]
+        assert first_region_that_knows(settings, create, region="au1").sid == "CA1"
+        assert [len(server.requests) for server in (us, ireland, australia)] == [1, 1, 2]
+    assert [server.requests[0].password for server in (us, ireland, australia)] == ["token", "ireland", "australia"]
+
+
+def test_nobody_knows() -> None:
+    """Then the first region's answer is the error."""
+    other = Answer(404, {"code": 20404, "message": "elsewhere", "status": 404})
+    with RestServer(UNKNOWN) as us, RestServer(other) as ireland, RestServer(other) as australia:
+        with pytest.raises(RestError, match="requested resource was not found"):
+            first_region_that_knows(three_regions(us, ireland, australia), create)
+        assert len(australia.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(401, {"code": 20003, "message": "Authenticate", "status": 401}),
+        Answer(404, "<html>"),
+        Answer(500, {}),
+        Answer(400, {"code": 21220, "message": "Call is not in-progress", "status": 400}),
+    ],
+)
+def test_only_twilios_own_404_passes_it_on(answer: Answer) -> None:
+    """Wrong credentials and all else are errors: whether the call is there, is not known then."""
+    with RestServer(UNKNOWN) as us, RestServer(answer) as ireland, RestServer(CREATED) as australia:
+        with pytest.raises(RestError) as caught:
+            first_region_that_knows(three_regions(us, ireland, australia), create)
+        assert caught.value.status == answer.status
+        assert "in region ie1" in "".join(caught.value.__notes__)
+        assert australia.requests == []
+
+
+def test_a_region_that_is_not_configured() -> None:
+    """It is named before any request."""
+    with pytest.raises(ConfigurationError, match="'jp1' is not configured"):
+        first_region_that_knows(load(), create, region="jp1")
+
+
+# -- small parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sid", ["", "../Calls", "CA1/x", "CA 1", "CA1\n", "Twilio.CURRENT"])
+def test_a_sid_is_not_a_path(sid: str) -> None:
+    """What is not a SID does not get into a request."""
+    with pytest.raises(ValueError, match="expected a recording SID, 'RE' and 32 hexadecimal digits"):
+        check_sid(sid, "recording", "RE")
+
+
+def test_sids_and_numbers_are_read() -> None:
+    """SIDs stay as they are; numbers come as text, as numbers, empty or not at all."""
+    assert check_sid("CA1") == "CA1"
+    assert [read_whole(text) for text in ("12", 12, "", None)] == [12, 12, None, None]
+    assert [read_price(text) for text in ("-0.0085", Decimal("-1"), "", None)] == [
+        Decimal("-0.0085"),
+        Decimal(-1),
+        None,
+        None,
+    ]
+    with pytest.raises(RestError), translated("Looking up the call", method="GET"):
+        read_price("much")
+    with pytest.raises(RestError), translated("Looking up the call", method="GET"):
+        read_whole("long")
