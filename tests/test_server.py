@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.call_line import Recorder, ScriptedVoice, speaking
+from tests.call_line import ScriptedVoice, speaking
+from tests.town import CALLER, NUMBER, VOICE, Greeter, Sleeper, Town, town
 from voice_runtime.config import Settings
 from voice_runtime.events import CallEnded, FlowFailed, Outcome
 from voice_runtime.exceptions import (
@@ -26,73 +26,12 @@ from voice_runtime.exceptions import (
     ProviderUnavailableError,
     RestError,
 )
+from voice_runtime.facts import CallFacts
 from voice_runtime.mock.stt import MockStt
-from voice_runtime.server import CallFacts, VoiceServer
+from voice_runtime.server import VoiceServer
 from voice_runtime.session import VoiceSession
-from voice_runtime.testing.clock import VirtualClock
-from voice_runtime.testing.fake_twilio import FakeTwilio
 from voice_runtime.testing.fake_twilio_settings import Faults
-from voice_runtime.testing.phone import FakeCall, Phone
-
-NUMBER = "+15005550006"
-CALLER = "+358401234567"
-VOICE = ScriptedVoice()
-
-
-class Town:
-    """A fake Twilio with the server's app behind voice.example.com."""
-
-    def __init__(self, clock: VirtualClock, fake: FakeTwilio) -> None:
-        self.clock = clock
-        self.fake = fake
-        self.events = Recorder()
-
-    def settings(self, **changes: Any) -> Settings:
-        values: dict[str, Any] = {
-            "voice_stream_url": "wss://voice.example.com",
-            "twilio_account_sid": self.fake.account_sid,
-            "twilio_auth_token": self.fake.auth_token,
-            "twilio_phone_number": NUMBER,
-            "twilio_api_base_url": self.fake.api_base_url,
-        }
-        return Settings(**{**values, **changes})
-
-    def serve(self, flow: Any, **options: Any) -> VoiceServer:
-        settings = options.pop("settings", None) or self.settings()
-        server = VoiceServer(
-            flow,
-            **{
-                "tts": speaking(VOICE),
-                "stt": MockStt,
-                "settings": settings,
-                "clock": self.clock,
-                "observer": self.events.append,
-                **options,
-            },
-        )
-        self.fake.mount("voice.example.com", server.app)
-        self.fake.add_number(NUMBER, voice_url="https://voice.example.com/voice")
-        return server
-
-    def call(self, **phone: Any) -> FakeCall:
-        return self.fake.place_call(to=NUMBER, from_=CALLER, phone=Phone(**phone))
-
-
-@contextlib.contextmanager
-def town(**options: Any) -> Iterator[Town]:
-    with VirtualClock() as clock, FakeTwilio(clock=clock, **options) as fake:
-        yield Town(clock, fake)
-
-
-class Greeter(VoiceSession):
-    def run(self) -> str:
-        self.say("hello and goodbye")
-        return f"{self.caller_number} called {self.called_number}, {self.direction}"
-
-
-class Sleeper(VoiceSession):
-    def run(self) -> None:
-        self.sleep(3600)
+from voice_runtime.testing.phone import Phone
 
 
 class TestInbound:
@@ -218,7 +157,10 @@ class TestInbound:
             t.serve(make)
             call = t.call()
             call.wait_ended()
-            assert seen == [CallFacts(call_sid=call.sid, caller=CALLER, called=NUMBER, direction="inbound")]
+            facts = seen[0]
+            assert (facts.call_sid, facts.caller, facts.called) == (call.sid, CALLER, NUMBER)
+            assert facts.direction == "inbound"
+            assert facts.fields["ApiVersion"] == "2010-04-01"
 
     def test_a_constructor_that_fails_is_apologised_for_by_twilio(self, caplog: pytest.LogCaptureFixture) -> None:
         """The webhook answers with spoken TwiML, not with an error page."""
@@ -279,7 +221,7 @@ class TestInbound:
             t.clock.sleep(2)
             ours.session.stt.inject("Ada Lovelace")  # type: ignore[union-attr]
             assert ours.wait(10)
-            assert (ours.result, ours.error, ours.outcome) == ("Ada Lovelace", None, "hung_up")
+            assert (ours.result, ours.error, ours.ended_reason) == ("Ada Lovelace", None, "hung_up")
             assert [(line.speaker, line.text) for line in ours.transcript] == [
                 ("agent", "your name please"),
                 ("caller", "Ada Lovelace"),
@@ -440,7 +382,7 @@ class TestOutbound:
             call.wait_answered(30)
             assert call.wait(60)
             assert call.result == f"{NUMBER} called {CALLER}, outbound-api"
-            assert call.outcome == "hung_up"
+            assert call.ended_reason == "hung_up"
             twilios = t.fake.wait_for_call(to=CALLER)
             assert twilios.sid == call.call_sid
             assert twilios.heard.heard_ulaw() == VOICE.audio("hello and goodbye")
@@ -452,12 +394,12 @@ class TestOutbound:
             server = t.serve(Greeter)
             t.fake.phones[CALLER] = Phone(ring_ms=1000, answer=answer)
             call = server.dial(CALLER, timeout=20)
-            with pytest.raises(CallNotAnsweredError, match=answer):
+            with pytest.raises(CallNotAnsweredError, match=answer) as caught:
                 call.wait_answered()
             assert call.wait(1)
             assert call.outcome == answer
-            assert len(server._tokens) == 1  # expires by itself
-            assert server._dialled == {}
+            assert server.calls == []
+            assert caught.value.outcome == answer
 
     def test_a_call_nobody_reports_on_is_given_up(self, caplog: pytest.LogCaptureFixture) -> None:
         """No stream, no status callback: after the ringing time and a minute the wait ends."""
@@ -466,7 +408,7 @@ class TestOutbound:
             t.fake.phones[CALLER] = Phone(ring_ms=1000, answer="busy")
             call = server.dial(CALLER, timeout=20)
             assert call.wait(200)
-            assert call.outcome == "never_connected"
+            assert call.ended_reason == "never_connected"
             caplog.clear()
 
     def test_the_first_callback_may_overtake_the_answer(self) -> None:
@@ -475,7 +417,7 @@ class TestOutbound:
             server = t.serve(Greeter)
             call = server.dial(CALLER)
             assert call.wait(60)
-            assert call.outcome == "hung_up"
+            assert call.ended_reason == "hung_up"
 
     def test_a_call_that_rings_can_be_ended(self) -> None:
         """call.hang_up(), and so the end of the server, stops the ringing."""
@@ -494,7 +436,7 @@ class TestOutbound:
             server = t.serve(Sleeper)
             call = server.dial(CALLER)
             call.wait_answered()
-            call.report_status("completed")
+            call.completed()
             assert call.wait(5)
             assert t.fake.wait_for_call(to=CALLER).wait_ended(5)
             assert server.calls == []
@@ -544,16 +486,33 @@ class TestOutbound:
             with pytest.raises(InvalidNumberError, match="040"):
                 server.dial("040 123")
             assert t.fake.calls == []
-            assert len(server._tokens) == 0
 
-    def test_an_unknown_outcome_is_not_tried_again(self) -> None:
-        """500 after the call was placed: one call, and an error that says it may exist."""
-        with town(faults=Faults(rest_500_after=1)) as t:
+    @pytest.mark.parametrize("fault", ["rest_500_after", "rest_reset"])
+    def test_a_call_whose_answer_is_lost_is_found_by_its_callback(self, fault: str) -> None:
+        """500, or no answer, after the call was placed: one call, and it is ours."""
+        with town() as t:
             server = t.serve(Greeter)
+            setattr(t.fake.faults, fault, 1)
+            call = server.dial(CALLER)
+            assert len(t.fake.calls) == 1
+            assert call.wait(60)
+            assert call.call_sid == t.fake.calls[0].sid
+            assert call.outcome == "answered"
+            assert len(t.fake.calls) == 1
+
+    def test_an_unknown_outcome_is_not_tried_again(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither answer nor callback: an error that says it may exist, and should it show up it is ended."""
+        with town(faults=Faults(rest_500_after=1, callback_delay_ms=8000)) as t:
+            server = t.serve(Greeter)
+            t.fake.phones[CALLER] = Phone(ring_ms=30_000)
             with pytest.raises(RestError) as caught:
                 server.dial(CALLER)
             assert caught.value.maybe_done
             assert len(t.fake.calls) == 1
+            assert t.fake.calls[0].wait_ended(20) == "canceled"
+            assert server.calls == []
+            assert "it is ended" in caplog.text
+            caplog.clear()
 
     def test_without_a_running_server_there_is_nobody_to_connect_to(self) -> None:
         """The error says what to write."""

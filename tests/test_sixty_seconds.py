@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.people import human
-from tests.test_server import NUMBER, town
+from tests.town import NUMBER, town
 from voice_runtime.audio.mixer import AudioMixer
 from voice_runtime.events import Outcome
 from voice_runtime.results import PlayResult

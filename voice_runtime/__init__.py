@@ -14,39 +14,59 @@ if TYPE_CHECKING:
     from .exceptions import (
         CallHangupError,
         CallNotAnsweredError,
+        InvalidNumberError,
+        MachineAnsweredError,
         MissingStreamUrlError,
+        PolicyError,
+        RestError,
         VoiceRuntimeError,
     )
+    from .facts import CallFacts, CallOutcome, DialOutcome
     from .flow import Call
-    from .results import ListenResult, PlayResult, SayResult
-    from .server import CallFacts, VoiceServer
+    from .policy import CallPolicy
+    from .results import ConferenceResult, GatherResult, ListenResult, PlayResult, SayResult, TransferResult
+    from .server import VoiceServer
     from .session import VoiceSession
     from .stt import Recognizer, SttProvider, create_stt, get_stt_class
     from .stt_tee import SttTee
+    from .switchboard import busy, reject
     from .transport import create_transport, get_sms_transport
+    from .transports.twilio_sms_webhooks import IncomingSms
     from .tts import SpeechChunk, Synthesizer, TtsProvider, create_tts, get_tts_class
 
 # Public name -> the module it lives in.
 _HOMES = {
     "AudioMixer": "audio.mixer",
     "Call": "flow",
-    "CallFacts": "server",
+    "CallFacts": "facts",
     "CallHangupError": "exceptions",
     "CallNotAnsweredError": "exceptions",
+    "CallOutcome": "facts",
+    "CallPolicy": "policy",
+    "ConferenceResult": "results",
+    "DialOutcome": "facts",
+    "GatherResult": "results",
+    "IncomingSms": "transports.twilio_sms_webhooks",
+    "InvalidNumberError": "exceptions",
     "ListenResult": "results",
+    "MachineAnsweredError": "exceptions",
     "MissingStreamUrlError": "exceptions",
     "Outcome": "events",
     "PlayResult": "results",
+    "PolicyError": "exceptions",
     "Recognizer": "stt",
+    "RestError": "exceptions",
     "SayResult": "results",
     "SpeechChunk": "tts",
     "SttProvider": "stt",
     "SttTee": "stt_tee",
     "Synthesizer": "tts",
+    "TransferResult": "results",
     "TtsProvider": "tts",
     "VoiceRuntimeError": "exceptions",
     "VoiceServer": "server",
     "VoiceSession": "session",
+    "busy": "switchboard",
     "create_stt": "stt",
     "create_transport": "transport",
     "create_tts": "tts",
@@ -54,6 +74,7 @@ _HOMES = {
     "get_stt_class": "stt",
     "get_tts_class": "tts",
     "mix_frames": "audio.mixer",
+    "reject": "switchboard",
 }
 
 __all__ = [
@@ -62,20 +83,32 @@ __all__ = [
     "CallFacts",
     "CallHangupError",
     "CallNotAnsweredError",
+    "CallOutcome",
+    "CallPolicy",
+    "ConferenceResult",
+    "DialOutcome",
+    "GatherResult",
+    "IncomingSms",
+    "InvalidNumberError",
     "ListenResult",
+    "MachineAnsweredError",
     "MissingStreamUrlError",
     "Outcome",
     "PlayResult",
+    "PolicyError",
     "Recognizer",
+    "RestError",
     "SayResult",
     "SpeechChunk",
     "SttProvider",
     "SttTee",
     "Synthesizer",
+    "TransferResult",
     "TtsProvider",
     "VoiceRuntimeError",
     "VoiceServer",
     "VoiceSession",
+    "busy",
     "create_stt",
     "create_transport",
     "create_tts",
@@ -83,6 +116,7 @@ __all__ = [
     "get_stt_class",
     "get_tts_class",
     "mix_frames",
+    "reject",
 ]
 
 

@@ -38,6 +38,8 @@ class Bridge:
     """``lock`` guards the call's state; hold it only for moments. ``condition`` is notified at each change."""
 
     __slots__ = (
+        "_diversion",
+        "_ending",
         "_jobs",
         "_tasks",
         "_woken",
@@ -55,9 +57,11 @@ class Bridge:
         self.ended: str = ""
         """Why the call is over; empty while it is not. Every blocking verb looks at it."""
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._diversion: tuple[int, Exception] | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._woken = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop that carries the wire. Jobs given before run as soon as it does."""
@@ -95,10 +99,17 @@ class Bridge:
             except Exception:
                 log.exception("A job handed to the event loop failed")
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task that ends with the call. On the loop's thread only."""
+    def spawn(self, coroutine: Coroutine[Any, Any, T], *, ends_itself: bool = False) -> asyncio.Task[T]:
+        """Start a task that ends with the call. On the loop's thread only.
+
+        Args:
+            ends_itself: it is letting go of something: waited for at the end of the call, and not cancelled.
+        """
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
+        if ends_itself:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         task.add_done_callback(self._tasks.discard)
         return task
 
@@ -143,7 +154,8 @@ class Bridge:
         """Cancel what the call still runs on the loop; returns the tasks so that they can be awaited."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
-            task.cancel()
+            if task not in self._ending:
+                task.cancel()
         return tasks
 
     # -- towards the threads --------------------------------------------------------------------------------------
@@ -157,7 +169,26 @@ class Bridge:
         """Block the calling thread until ``predicate`` holds (it is called with the lock held); False on expiry
         (seconds)."""
         with self.lock:
-            return bool(self.condition.wait_for(predicate, timeout))
+            return self.wait(predicate, timeout)
+
+    def wait(self, predicate: Callable[[], Any], timeout: float | None) -> bool:
+        """As :meth:`wait_until`, for who holds the lock already."""
+        diverted = self._is_diverted
+        reached = bool(self.condition.wait_for(lambda: predicate() or diverted(), timeout))
+        if diverted():
+            assert self._diversion is not None
+            error, self._diversion = self._diversion[1], None
+            raise error
+        return reached
+
+    def divert(self, thread: int, error: Exception) -> None:
+        """Have ``error`` raised, once, out of what that thread waits for now or next."""
+        with self.lock:
+            self._diversion = (thread, error)
+            self.condition.notify_all()
+
+    def _is_diverted(self) -> bool:
+        return self._diversion is not None and self._diversion[0] == threading.get_ident()
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

@@ -30,8 +30,9 @@ from .events import (
     SayStarted,
     SmsSent,
 )
+from .facts import CallFacts
 from .flow import Call
-from .server import CallFacts, VoiceServer
+from .server import VoiceServer
 from .session import VoiceSession
 from .testing.fake_twilio import FakeTwilio
 from .testing.phone import FakeCall, Phone
@@ -206,7 +207,7 @@ def _summary(console: Console, calls: dict[str, Call], folder: Path, messages: i
     console.rule("[bold]What happened")
     for name, call in calls.items():
         console.print(
-            f"{name:<9} run() returned [bold]{call.result!r}[/]; {_REASONS.get(call.outcome, call.outcome)}"
+            f"{name:<9} run() returned [bold]{call.result!r}[/]; {_REASONS.get(call.ended_reason, call.ended_reason)}"
         )
         console.print(f"          recording   {folder / name}.wav  (8 kHz μ-law; left the caller, right the agent)")
         console.print(f"          transcript  {folder / name}.txt")

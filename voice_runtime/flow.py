@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 from .bridge import refuse_on_event_loop
 from .clock import ClockThread
-from .events import FlowFailed
-from .exceptions import CallHangupError, CallNotAnsweredError
+from .events import FlowFailed, MachineDetected
+from .exceptions import CallHangupError, CallNotAnsweredError, MachineAnsweredError
+from .facts import CallOutcome, Failure
 from .live_call import LiveCall, TranscriptLine
 from .session import VoiceSession
 
@@ -23,9 +24,6 @@ APOLOGY = "I am sorry, something went wrong. Please call again later. Goodbye."
 """What a caller hears when ``run()`` fails, unless told otherwise."""
 
 _STUBBORN_AFTER_S = 5.0
-
-# What a call that was dialled may come to instead of being answered (Twilio's CallStatus).
-_NOT_ANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
 
 
 def _report_if_stubborn(reference: weakref.ref[Call]) -> None:
@@ -39,31 +37,48 @@ class Call:
 
     Attributes:
         session: the flow's session.
-        result: what ``run()`` returned.
-        error: what ``run()`` raised; None after a normal end, and after a hang-up in the middle of a verb.
+        result: what ``run()`` returned, or ``on_machine()`` in its place.
+        error: what it raised; None after a normal end, and after a hang-up in the middle of a verb.
         status: the newest CallStatus Twilio reported, for a call that was dialled; else empty.
+        failure: why it could not be put through, where that was told.
+        key: stands for the call in the paths of its webhooks.
     """
 
-    def __init__(self, session: VoiceSession, cancel: Callable[[str], object] | None = None) -> None:
+    def __init__(self, session: VoiceSession) -> None:
         self.session = session
         self.call_sid = session.call_sid or ""
+        self.key = secrets.token_urlsafe(18)
         self.result: Any = None
         self.error: BaseException | None = None
         self.status = ""
+        self.failure: Failure | None = None
+        self.disowned = False
+        """Its request failed as far as anybody was told: it must not be."""
+        self._not_answered: CallOutcome | None = None
         self._live: LiveCall = session.live
-        self._cancel = cancel
         self._flow_done = False
         self._thread: ClockThread | None = None
         self._look: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Call {self.call_sid or 'not placed'}: {self.outcome or 'under way'}>"
+        return f"<Call {self.call_sid or 'not placed'}: {self.ended_reason or self.outcome or 'under way'}>"
 
     @property
-    def outcome(self) -> str:
-        """How it ended: ``busy``, ``no-answer``, ``failed`` or ``canceled`` when nobody answered, else why the call
-        ended (``hung_up``, ``caller_hung_up``, ...); empty while it is under way."""
-        return self.status if self.status in _NOT_ANSWERED else self._live.ended
+    def outcome(self) -> CallOutcome | None:
+        """How it was answered, or why it was not; None while that is open."""
+        if self._not_answered is not None:
+            return self._not_answered
+        answered_by = self._live.answered_by
+        if answered_by.startswith("machine"):
+            return CallOutcome.MACHINE
+        if answered_by == "fax":
+            return CallOutcome.FAX
+        return CallOutcome.ANSWERED if self._live.started_at is not None else None
+
+    @property
+    def ended_reason(self) -> str:
+        """Why it ended: ``hung_up``, ``caller_hung_up``, ``busy``, ...; empty while it is under way."""
+        return self._live.ended
 
     @property
     def transcript(self) -> list[TranscriptLine]:
@@ -74,14 +89,17 @@ class Call:
         """Block until the call's stream is up.
 
         Raises:
-            CallNotAnsweredError: busy, no answer, refused (the message says which), or ``timeout`` seconds passed.
+            CallNotAnsweredError: busy, no answer, rejected, failed, canceled (its ``outcome`` says which), or
+                ``timeout`` seconds passed.
         """
         live = self._live
-        live.bridge.wait_until(lambda: live.started_at is not None or self.outcome, timeout)
+        live.bridge.wait_until(lambda: live.started_at is not None or live.ended, timeout)
         if live.started_at is None:
-            raise CallNotAnsweredError(
-                timeout, f"The call was not answered: {self.outcome}" if self.outcome else None
-            )
+            raise CallNotAnsweredError(timeout, outcome=self.outcome, failure=self.failure)
+
+    def wait_placed(self, timeout: float) -> bool:
+        """Block until Twilio has told the id of the call; False when ``timeout`` seconds passed before."""
+        return self._live.bridge.wait_until(lambda: self.call_sid, timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the call is over and ``run()`` has ended; False when ``timeout`` seconds passed before."""
@@ -94,33 +112,79 @@ class Call:
 
     @property
     def _over(self) -> bool:
-        if self._thread is None:
-            return bool(self.outcome)
-        return self._flow_done and bool(self._live.ended)
+        return bool(self._live.ended) and (self._thread is None or self._flow_done)
 
     def hang_up(self) -> None:
-        """End the call now, also while it still rings. Blocks as long as Twilio's REST API takes, for a call that
-        rings; does not wait for :meth:`wait`.
+        """End the call now, also while it still rings, or is away in a transfer. Blocks as long as Twilio's REST API
+        takes for a call without a stream; does not wait for :meth:`wait`.
 
         Raises:
             RestError: Twilio refused, or could not be reached.
         """
         refuse_on_event_loop("hang_up()")
-        ringing = self._live.started_at is None
-        self._live.hang_up("cut")
-        if ringing and self.call_sid and self._cancel is not None:
-            self._cancel(self.call_sid)
-            self._live.end("canceled")  # no stream will come, and whether a callback does is not certain
+        live = self._live
+        if live.leg is not None or live.ended:
+            live.hang_up("cut")
+            return
+        live.hang_up("cut")
+        if self.call_sid and live.control is not None:
+            live.control.end_call()
+            if live.started_at is None:  # no stream will come, and whether a callback does is not certain
+                self.not_answered(CallOutcome.CANCELED)
+            else:
+                live.end("cut")
 
-    def report_status(self, status: str) -> None:
-        """Twilio says what became of the call; any thread."""
-        self.status = status
-        if status in _NOT_ANSWERED or status == "completed":
-            # Normally the stream has told it before. Without a stream this is the only news of the end.
-            self._live.hang_up(status)
-            if self._live.leg is None:
-                self._live.end(status)
-        self._live.bridge.notify()
+    # -- what Twilio tells (any thread) ---------------------------------------------------------------------------
+
+    def placed(self, call_sid: str) -> None:
+        """Twilio has made it, and this is its id: from the answer to the request, or from a callback before it."""
+        live = self._live
+        with live.bridge.lock:
+            if not self.call_sid:
+                self.call_sid = live.call_sid = call_sid
+                self.session.call_sid = call_sid
+            live.bridge.condition.notify_all()
+
+    def not_answered(self, outcome: CallOutcome, failure: Failure | None = None, reason: str = "") -> None:
+        """It will not be answered: the call is over."""
+        if self._live.started_at is None:
+            self._not_answered, self.failure = outcome, failure
+            self._live.end(reason or outcome)
+
+    def lost(self) -> None:
+        """Its stream cannot be had any more."""
+        message = "Its stream could not be connected: see VOICE_STREAM_URL, and Twilio's debugger."
+        self.not_answered(CallOutcome.FAILED, Failure(message=message), "never_connected")
+        self._live.end("stream_lost")
+
+    def completed(self) -> None:
+        """Twilio says that the call has ended. Normally its stream has told before."""
+        live = self._live
+        if live.started_at is None:
+            message = "It was answered, but its stream never came: see VOICE_STREAM_URL, and the server's log."
+            self.not_answered(CallOutcome.FAILED, Failure(message=message), "never_connected")
+            return
+        live.hang_up("completed")
+        if live.leg is None:
+            live.end("completed")
+
+    def machine_detected(self, answered_by: str, detection_ms: int | None = None) -> None:
+        """Machine detection has decided. A machine takes ``run()`` to ``on_machine()``, where there is one."""
+        live = self._live
+        with live.bridge.lock:
+            if live.answered_by or not answered_by:
+                return  # told twice
+            live.answered_by = answered_by
+        live.emit(MachineDetected, answered_by=answered_by, detection_ms=detection_ms)
+        thread = self._thread
+        if self._is_for_on_machine and thread is not None and self.flow_running and thread.ident is not None:
+            live.speaker.clear()
+            live.bridge.divert(thread.ident, MachineAnsweredError(answered_by))
+
+    @property
+    def _is_for_on_machine(self) -> bool:
+        handled = type(self.session).on_machine is not VoiceSession.on_machine
+        return handled and self._live.answered_by.startswith(("machine", "fax"))
 
     # -- the flow's thread ----------------------------------------------------------------------------------------
 
@@ -151,11 +215,19 @@ class Call:
         self._look = loop.call_later(_STUBBORN_AFTER_S, _report_if_stubborn, weakref.ref(self))
 
     def _run(self, apology: str | None) -> None:
-        # Of the session only run() may be overridden: its verbs are called as VoiceSession has them.
+        # Of the session only run() and on_machine() may be overridden: its verbs are called as VoiceSession has them.
         session = self.session
         try:
-            self.result = session.run()
-            VoiceSession.hang_up(session)
+            machine = self._is_for_on_machine
+            if not machine:
+                try:
+                    self.result = session.run()
+                    VoiceSession.hang_up(session)
+                except MachineAnsweredError:
+                    machine = True
+            if machine:  # not above, where what it raises would seem to come of the other
+                self.result = session.on_machine()
+                VoiceSession.hang_up(session)
         except CallHangupError as error:
             if not self._live.ended:
                 # Not of this call's making: raised by hand, or of another call.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .audio.frames import BYTES_PER_MS
+from .audio.frames import BYTES_PER_MS, FRAME_MS, SILENCE_FRAME
 from .bridge import Bridge, refuse_on_event_loop
 from .clock import ClockQueue
 from .dispatcher import Dispatcher
@@ -43,6 +43,7 @@ _LONGEST_UTTERANCE_S = 30.0
 _TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
 _READY_S = 15.0
 _STOP_S = 5.0
+_GAP_HEARD_MS = 1000.0
 
 
 class Hearing:
@@ -122,6 +123,19 @@ class Hearing:
                 self.frames_dropped += 1
         if self.on_frame is not None:
             self.on_frame(audio)
+
+    def bridge_gap(self, now_ms: float) -> None:
+        """The first frame of a later leg is here: the time without one was silence. A recogniser gets a second of it,
+        enough to end a sentence; the rest only moves its zero."""
+        gap_ms = now_ms - self._arrived_ms - FRAME_MS
+        if not self._audio_bytes or gap_ms <= 0:
+            return
+        frames = int(min(gap_ms, _GAP_HEARD_MS) / FRAME_MS)
+        for _ in range(frames):
+            self.frame(SILENCE_FRAME, now_ms)
+        rest_ms = gap_ms - frames * FRAME_MS
+        self._audio_bytes += int(rest_ms * BYTES_PER_MS)
+        self._origin_ms += rest_ms
 
     def position_of(self, now_ms: float) -> float:
         """Where a moment of our clock (ms, not long ago) lies on the caller's audio (ms), as that is counted."""
@@ -340,7 +354,7 @@ class Hearing:
         if restrict is not None:
             asked = bridge.start(lambda: restrict(expect, digits))
             done = bridge.wait_until(lambda: asked.done() or bridge.ended, _READY_S)
-            self._raise_if_over()
+            self.raise_if_over()
             if not done:
                 asked.cancel()
                 raise ProviderError("timeout", f"the recogniser did not take what to expect within {_READY_S:g} s")
@@ -356,18 +370,18 @@ class Hearing:
             limit = deadline if grace is None else grace
             said = self._wait_said(from_ms, limit - bridge.clock.monotonic())
             if said is not None:
-                return _result(said, expect)
-            self._raise_if_over()
+                return listen_result(said, expect)
+            self.raise_if_over()
             if grace is None and self._speaking:
                 # In the middle of a sentence: let it end.
                 bridge.wait_until(
-                    lambda: not self._speaking or self._said_since(from_ms) or bridge.ended, _LONGEST_UTTERANCE_S
+                    lambda: not self._speaking or self.said_since(from_ms) or bridge.ended, _LONGEST_UTTERANCE_S
                 )
                 grace = bridge.clock.monotonic() + _TRANSCRIPT_GRACE_S
                 continue
             return ListenResult()
 
-    def _said_since(self, from_ms: float) -> bool:
+    def said_since(self, from_ms: float) -> bool:
         """Whether there is something to take that was said after this position; what is older is dropped (a
         transcript may come seconds after its speech). The lock must be held."""
         finals = self._finals
@@ -375,16 +389,30 @@ class Hearing:
             finals.popleft()
         return bool(finals)
 
+    def take_said(self, from_ms: float) -> Final | NoMatch | None:
+        """The oldest thing that was said after this position and nobody has taken (the lock must be held)."""
+        return self._finals.popleft() if self.said_since(from_ms) else None
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the caller is in the middle of a sentence."""
+        return self._speaking
+
+    @property
+    def failed(self) -> bool:
+        """Whether the recogniser has failed."""
+        return self._failure is not None
+
     def _wait_said(self, from_ms: float, timeout: float) -> Final | NoMatch | None:
         """Wait for it and take it, in one go under the lock: two listeners never take the same."""
         bridge = self._bridge
         with bridge.lock:
-            bridge.condition.wait_for(lambda: self._said_since(from_ms) or self._failure or bridge.ended, timeout)
-            return self._finals.popleft() if self._said_since(from_ms) else None
+            bridge.wait(lambda: self.said_since(from_ms) or self._failure or bridge.ended, timeout)
+            return self.take_said(from_ms)
 
     def _await_recogniser(self) -> None:
         bridge = self._bridge
-        self._raise_if_over()
+        self.raise_if_over()
         if self._setting("stt_factory") is None and self.stt is None:
             raise ConfigurationError(
                 "listen() needs a speech recogniser and this call has none. Give one to the server, for example "
@@ -393,9 +421,9 @@ class Hearing:
         bridge.call_soon(self.start_recognition)
         if not bridge.wait_until(lambda: self._ready or self._failure or bridge.ended, _READY_S):
             raise ProviderError("timeout", f"the speech recogniser was not ready within {_READY_S:g} s")
-        self._raise_if_over()
+        self.raise_if_over()
 
-    def _raise_if_over(self) -> None:
+    def raise_if_over(self) -> None:
         if self._bridge.ended:
             raise CallHangupError(partial=ListenResult(reason="hang_up"), reason=self._bridge.ended)
         failure = self._failure
@@ -419,7 +447,7 @@ def _end_of(event: Final | NoMatch) -> float:
     return event.end_ms if isinstance(event, Final) else event.at_ms
 
 
-def _result(event: Final | NoMatch, expect: Sequence[str] | None) -> ListenResult:
+def listen_result(event: Final | NoMatch, expect: Sequence[str] | None) -> ListenResult:
     if isinstance(event, NoMatch):
         return ListenResult(reason="no_match", start_ms=event.at_ms, end_ms=event.at_ms)
     choice = find_choice(event.text, expect) if expect else None

@@ -48,14 +48,19 @@ class StreamClock:
         return newest if newest < now_ms else now_ms
 
 
+def _nothing() -> None:
+    """A transport of one's own closes its stream itself."""
+
+
 class Leg:
     """``wake`` tells the wire that the timeline has something for it; any thread, cheap, never blocks.
 
     ``hang_up(reason)`` has the transport end the call in its own way: Twilio's REST API first where there are
-    credentials, then the socket; any thread, does not wait.
+    credentials, then the socket; any thread, does not wait. ``close()`` lets go of the socket alone: the call goes on
+    elsewhere.
     """
 
-    __slots__ = ("call_sid", "hang_up", "stream_clock", "stream_sid", "timeline", "wake")
+    __slots__ = ("call_sid", "close", "hang_up", "stream_clock", "stream_sid", "timeline", "wake")
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Leg:
         timeline: Timeline,
         wake: Callable[[], None],
         hang_up: Callable[[str], None],
+        close: Callable[[], None] | None = None,
     ) -> None:
         self.call_sid = call_sid
         self.stream_sid = stream_sid
@@ -72,3 +78,4 @@ class Leg:
         self.stream_clock = StreamClock()
         self.wake = wake
         self.hang_up = hang_up
+        self.close = close or _nothing

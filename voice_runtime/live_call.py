@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .bridge import Bridge
 from .clock import Clock
 from .dispatcher import Dispatcher
-from .events import CallEnded, CallerHeard, CallEvent, CallStarted, LegEnded, LegStarted, SayFinished
+from .events import (
+    CallEnded,
+    CallerHeard,
+    CallEvent,
+    CallStarted,
+    DtmfReceived,
+    LegEnded,
+    LegStarted,
+    SayFinished,
+)
+from .exceptions import CallHangupError, RestError, VoiceRuntimeError
+from .facts import CallFacts
 from .hearing import Hearing
+from .keypad import Keypad
 from .leg import Leg
 from .playout import Timeline
+from .results import TransferResult
 from .speaking import Speaker, SpeakerLimits
 
 if TYPE_CHECKING:
+    from .control import CallControl
     from .tts import TtsProvider
 
 __all__ = ["LiveCall", "TranscriptLine"]
@@ -29,6 +43,10 @@ log = logging.getLogger(__name__)
 
 _TASK_GRACE_S = 5.0
 _SEAM_REASONS = frozenset({"caller_hung_up", "stream_lost"})  # what the end of a replaced stream looks like
+_REDIRECT_S = 10.0  # from Twilio's answer to the end of the stream it redirects
+_AFTER_DOUBT_S = 3.0
+# While a call is away, its end may be told by nobody: it is looked for, ever more rarely.
+_FIRST_LOOK_S, _LOOK_GROWS, _LONGEST_LOOK_S = 4.0, 1.5, 60.0
 
 
 class TranscriptLine(NamedTuple):
@@ -46,20 +64,24 @@ class LiveCall:
         "_ending",
         "_next_leg_s",
         "_observers",
+        "_report",
         "_seam",
+        "answered_by",
         "bridge",
         "call_sid",
-        "called",
-        "caller",
         "clock",
-        "direction",
+        "control",
         "disconnect_wanted",
         "dispatcher",
+        "facts",
         "hearing",
+        "keypad",
         "leg",
         "on_begun",
+        "on_lost",
         "on_over",
         "parameters",
+        "reconnect_s",
         "speaker",
         "started_at",
         "transcript",
@@ -88,10 +110,15 @@ class LiveCall:
             limits=limits,
             lead_ms=lead_ms,
         )
+        self.keypad = Keypad(self.bridge)
         self.call_sid = ""
-        self.caller = ""
-        self.called = ""
-        self.direction = ""
+        self.facts = CallFacts()
+        self.answered_by = ""
+        """What machine detection found; empty before, and without."""
+        self.control: CallControl | None = None
+        """The carrier's hand on the call, where there is one."""
+        self.reconnect_s = 0.0
+        """How long a stream that was lost is waited for; 0: its loss is the end."""
         self.parameters: dict[str, str] = {}
         self.leg: Leg | None = None
         self.voice: TtsProvider | None = None
@@ -102,6 +129,9 @@ class LiveCall:
         """Called on the loop when the first stream is up."""
         self.on_over: list[Callable[[], None]] = []
         """Called on the loop when nothing of the call runs any more but its flow's thread."""
+        self.on_lost: Callable[[], None] | None = None
+        """Called on the loop when the stream was lost and is waited for."""
+        self._report: TransferResult | None = None
         self._next_leg_s = 0.0
         self._seam: asyncio.TimerHandle | None = None
         self.transcript: list[TranscriptLine] = []
@@ -138,15 +168,26 @@ class LiveCall:
     # -- life (loop thread) ---------------------------------------------------------------------------------------
 
     def begin_leg(
-        self, *, call_sid: str, stream_sid: str, wake: Callable[[], None], hang_up: Callable[[str], None]
+        self,
+        *,
+        call_sid: str,
+        stream_sid: str,
+        wake: Callable[[], None],
+        hang_up: Callable[[str], None],
+        close: Callable[[], None] | None = None,
     ) -> Leg:
-        """A stream of this call is up: the first, or the next after :meth:`await_next_leg`."""
+        """A stream of this call is up: the first, or the next."""
+        first = self.started_at is None
         with self.bridge.lock:
-            first = self.started_at is None
-            self.speaker.next_leg()
             self.leg = leg = Leg(
-                call_sid=call_sid, stream_sid=stream_sid, timeline=self.timeline, wake=wake, hang_up=hang_up
+                call_sid=call_sid,
+                stream_sid=stream_sid,
+                timeline=self.timeline,
+                wake=wake,
+                hang_up=hang_up,
+                close=close,
             )
+            self.speaker.next_leg()
             self._next_leg_s = 0.0
             if first:
                 self.call_sid = call_sid
@@ -154,12 +195,11 @@ class LiveCall:
                 self.started_at = self.clock.monotonic()
             disconnect_wanted = self.disconnect_wanted
             if first:
-                self.emit(CallStarted, caller=self.caller, called=self.called, direction=self.direction)
+                facts = self.facts
+                self.emit(CallStarted, caller=facts.caller, called=facts.called, direction=facts.direction)
             self.emit(LegStarted, stream_sid=stream_sid)
             self.bridge.condition.notify_all()
-        if self._seam is not None:
-            self._seam.cancel()
-            self._seam = None
+        self._forget_seam()
         self.speaker.attach(wake)
         self.bridge.call_soon(self.hearing.start_recognition)
         if disconnect_wanted:
@@ -169,9 +209,14 @@ class LiveCall:
                 begun()
         return leg
 
+    @property
+    def away(self) -> bool:
+        """Whether the call has been taken from its stream on purpose, and is to come back."""
+        return self._next_leg_s > 0
+
     def await_next_leg(self, timeout: float) -> None:
         """The stream is about to be replaced (a transfer, keys sent through the TwiML): its end is not the call's,
-        if the next one comes within ``timeout`` seconds. Any thread."""
+        if the next one comes within ``timeout`` seconds. 0: it is not, after all. Any thread."""
         with self.bridge.lock:
             self._next_leg_s = timeout
 
@@ -180,14 +225,102 @@ class LiveCall:
         if leg is not self.leg:
             return
         self.emit(LegEnded, stream_sid=leg.stream_sid, reason=reason)
-        if not self._next_leg_s or reason not in _SEAM_REASONS:
+        seconds = self._next_leg_s if reason in _SEAM_REASONS else 0.0
+        lost = not seconds and reason == "stream_lost" and self.reconnect_s > 0
+        if not seconds and not lost:
             self.end(reason)
             return
         with self.bridge.lock:
-            self.speaker.close()
+            self.speaker.suspend()
             self.leg = None
             self.bridge.condition.notify_all()
-        self._seam = asyncio.get_running_loop().call_later(self._next_leg_s, self.end, "next_stream_missing")
+        why = "stream_lost" if lost else "next_stream_missing"
+        self._seam = asyncio.get_running_loop().call_later(seconds or self.reconnect_s, self.end, why)
+        if lost and self.on_lost is not None:
+            self.on_lost()
+
+    def replace_leg(self) -> None:
+        """A new stream of the call is here although the last one seems to be up: its path is dead. Loop thread."""
+        leg = self.leg
+        if leg is not None:
+            self.reconnect_s = max(self.reconnect_s, 1.0)
+            self.leg_ended(leg, "stream_lost")
+            leg.close()
+
+    def _forget_seam(self) -> None:
+        if self._seam is not None:
+            self._seam.cancel()
+            self._seam = None
+
+    def report(self, result: TransferResult) -> None:
+        """The carrier says how what the call was away for went; loop thread, before the next stream."""
+        with self.bridge.lock:
+            self._report = result
+            self.bridge.condition.notify_all()
+
+    def leave(self, act: Callable[[], object], *, patience: float) -> TransferResult | None:
+        """Let ``act`` take the call away from its stream, and block until it is back on the next one.
+
+        Args:
+            act: asks the carrier; called in this thread.
+            patience: seconds after which a call that did not come back is over.
+
+        Returns:
+            What the carrier reported; None when nothing.
+
+        Raises:
+            CallHangupError: the call ended meanwhile.
+            RestError: the carrier refused; the call is where it was.
+        """
+        bridge = self.bridge
+        with bridge.lock:
+            bridge.wait(lambda: self.leg is not None or bridge.ended, None)
+            if bridge.ended:
+                raise CallHangupError(reason=bridge.ended)
+            old, self._report, self._next_leg_s = self.leg, None, patience
+
+        def back() -> bool:
+            return bool(bridge.ended) or self.leg not in (None, old)
+
+        def gone() -> bool:
+            return back() or self.leg is not old
+
+        try:
+            act()
+        except RestError as error:
+            # What failed after the deed takes the stream away all the same, at once.
+            if not error.maybe_done or not bridge.wait_until(gone, _AFTER_DOUBT_S):
+                self.await_next_leg(0.0)
+                raise
+        except BaseException:
+            self.await_next_leg(0.0)
+            raise
+        if not bridge.wait_until(gone, _REDIRECT_S):
+            self.await_next_leg(0.0)
+            raise RestError("Twilio took the order and the call's stream went on as if it had not.", maybe_done=True)
+        seconds = _FIRST_LOOK_S
+        while not bridge.wait_until(back, seconds):
+            seconds = min(seconds * _LOOK_GROWS, _LONGEST_LOOK_S)
+            self._look_whether_over()
+        if bridge.ended:
+            raise CallHangupError(reason=bridge.ended)
+        return self._report
+
+    def _look_whether_over(self) -> None:
+        if self.control is None:
+            return
+        try:
+            over = self.control.is_over()
+        except VoiceRuntimeError as error:
+            log.warning("Call %s: whether it is still up could not be asked: %s", self.call_sid, error)
+            return
+        if over and self.leg is None:
+            self.end("caller_hung_up")
+
+    def key_pressed(self, key: str) -> None:
+        """The caller has pressed a key; loop thread."""
+        self.keypad.press(key)
+        self.emit(DtmfReceived, digit=key)
 
     def hang_up(self, reason: str) -> None:
         """Have the transport end the call now; before its stream is up, as soon as it is. Any thread."""
@@ -211,6 +344,7 @@ class LiveCall:
             finally:
                 self.bridge.condition.notify_all()
         if self.bridge.loop is not None:
+            self.bridge.call_soon(self._forget_seam)
             self.bridge.call_soon(self._let_go)
         else:
             self.dispatcher.close()

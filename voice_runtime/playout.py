@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from .audio.frames import BYTES_PER_MS
+from .audio.g711 import ULAW_SILENCE
 from .events import Outcome, Word
 from .exceptions import PlayoutFullError
 
@@ -137,7 +138,7 @@ class _Generation:
 
 
 class Timeline:
-    """The ordered queue of one leg.
+    """The ordered queue of a call. It outlives a lost leg (:meth:`suspend`) and ends with :meth:`close`.
 
     Args:
         lead_ms: how far ahead of the caller's ear audio is handed to the wire. At least the longest stall of the
@@ -446,10 +447,8 @@ class Timeline:
         generation = mark.generation
         if mark in self._fences:
             del self._fences[mark]
-            # Without an echo so far the reckoning is still on the time of sending, and so is this mark's.
-            at_ms = now_ms if self._round_trip_known else mark.sent_ms
             self._note_round_trip(mark, now_ms)
-            self._finish_cut(generation, generation.reckoned(at_ms), proven=True)
+            self._finish_cut(generation, generation.reckoned(now_ms), proven=True)
             return mark
         if mark.outcome is not None:
             return None
@@ -477,8 +476,13 @@ class Timeline:
     def _note_round_trip(self, mark: Mark, now_ms: float) -> None:
         """The shortest one counts; it may grow by a millisecond a mark, should the network become slower."""
         sample = max(0.0, min(now_ms - mark.due_ms, _LONGEST_ROUND_TRIP_MS))
-        self._round_trip_ms = min(sample, self._round_trip_ms + 1.0) if self._round_trip_known else sample
+        if self._round_trip_known:
+            self._round_trip_ms = min(sample, self._round_trip_ms + 1.0)
+            return
+        self._round_trip_ms = sample
         self._round_trip_known = True
+        for generation in (self._now, *self._cut):  # without an echo so far these were reckoned from the sending
+            generation.play_end_ms += sample
 
     def give_up_on_fences(self, now_ms: float, older_than_ms: float = 1000) -> None:
         """Settle what was cut longer ago than this: the fence did not come back (a peer that echoes no marks)."""
@@ -493,6 +497,55 @@ class Timeline:
     def fences_pending(self) -> bool:
         """Whether a clear waits for its fence."""
         return bool(self._fences)
+
+    def suspend(self, now_ms: float) -> None:
+        """The leg is gone and another will come: what the caller has not heard, by our reckoning, goes back to the
+        head of the queue, with its marks. Twilio drops what it had buffered.
+
+        Audio that belongs to no utterance was not kept: silence takes its place where something follows it.
+        """
+        if self.closed:
+            return
+        waiting = [item for item in self.outgoing if not isinstance(item, Clear) and item not in self._fences]
+        for fence in self._fences:
+            self._by_name.pop(fence.name, None)
+        self._fences.clear()
+        for cut in list(self._cut):
+            self._finish_cut(cut, cut.played(now_ms), proven=False)
+        generation = self._now
+        position = generation.played(now_ms)
+        if not generation.chunks and all(mark.label == _PROGRESS for mark in generation.marks):
+            position = generation.sent
+        self._hear(generation, position)
+        again: list[bytes | Mark] = []
+        chunks, marks = generation.chunks, generation.marks
+        at = position
+        while at < generation.sent or marks:
+            if marks and marks[0].position <= at:
+                mark = marks.popleft()
+                self._by_name.pop(mark.name, None)
+                if mark.utterance is not None or mark.label != _PROGRESS:
+                    again.append(mark)
+                continue
+            if chunks and chunks[0][0] <= at:
+                _, _, audio = chunks.popleft()
+            else:
+                bound = min([generation.sent, *(start for start, _, _ in list(chunks)[:1])])
+                audio = bytes([ULAW_SILENCE]) * (bound - at)
+            if marks and marks[0].position < at + len(audio):
+                keep = marks[0].position - at
+                chunks.appendleft((at + keep, _LONG_AGO, audio[keep:]))
+                audio = audio[:keep]
+            again.append(audio)
+            at += len(audio)
+        self.outgoing.clear()
+        self.outgoing.extend(again)
+        self.outgoing.extend(waiting)
+        self._queued_bytes += generation.sent - position
+        generation.sent = generation.run_start = position
+        generation.confirmed = max(generation.confirmed, position)
+        generation.buffer_end_ms = generation.play_end_ms = _LONG_AGO
+        self._since_mark = 0
 
     def close(self, now_ms: float) -> None:
         """The leg is over: everything pending is settled as hung up, at the position reached by now."""
@@ -513,7 +566,7 @@ class Timeline:
     # -- what was heard -------------------------------------------------------------------------------------------
 
     def heard_ms(self, now_ms: float) -> float:
-        """How much audio the caller has heard on this leg."""
+        """How much audio the caller has heard on this timeline."""
         cut = sum(generation.played(now_ms) for generation in self._cut)
         current = 0 if self.closed else self._now.played(now_ms)
         return (self._heard_before + cut + current) / BYTES_PER_MS

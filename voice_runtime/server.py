@@ -1,4 +1,4 @@
-"""The server: a FastAPI app with the signed webhook, the stream and a health check, and a call for every caller.
+"""The server: a FastAPI app with Twilio's webhooks, the stream and a health check, and a call for every caller.
 
 ::
 
@@ -14,80 +14,50 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import functools
 import logging
 import socket
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
-import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from . import config, registry
 from .audio.mixer import AudioMixer
 from .bridge import refuse_on_event_loop
 from .clock import Clock, SystemClock
 from .events import CallerHeard, CallEvent, SayFinished
-from .exceptions import ConfigurationError, VoiceRuntimeError
+from .exceptions import ConfigurationError, RestError, VoiceRuntimeError
+from .facts import CallFacts
 from .flow import APOLOGY, Call
-from .live_call import LiveCall
+from .messages import MessageDesk, SmsHandler
+from .policy import CallPolicy, Guard
 from .session import VoiceSession
 from .stt import create_stt
-from .transport import get_sms_transport
-from .transports.twilio_protocol import StartBody
-from .transports.twilio_signature import SignatureValidator, public_url_of_scope
+from .switchboard import Flow, Refusal, Switchboard
+from .transports.twilio_control import CallUrls, TwilioControl
 from .transports.twilio_token import TokenBook
-from .transports.twilio_twiml import connect_stream, hangup, say_and_hangup
 from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint, serve_stream
 from .tts import create_tts
+from .webhooks import BUSY_MESSAGE, Webhooks
 from .workers import run_in_thread
 
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["CallFacts", "VoiceServer"]
+__all__ = ["VoiceServer"]
 
 log = logging.getLogger(__name__)
 
-_INBOUND_TOKEN_S = 60.0
-"""Twilio connects within a second of having the TwiML."""
 _DEFAULTS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espeak")}
-_WEBHOOK_LIMIT = 65_536
 _PORT_WAIT_S = 15.0
-_STATUS_PATIENCE_S = 60.0
 _FLOW_GRACE_S = 5.0
 _EXECUTOR_GRACE_S = 5.0
-
-
-class CallFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a call before its stream is up. A flow factory is called with it.
-
-    Numbers are as Twilio writes them: E.164, ``sip:...``, ``client:...`` or ``anonymous``.
-    """
-
-    call_sid: str = ""
-    caller: str = ""
-    called: str = ""
-    direction: str = ""
-
-
-class _Expected:
-    """What a token stands for: a call whose stream is to come."""
-
-    __slots__ = ("call", "facts")
-
-    def __init__(self, facts: CallFacts, call: Call) -> None:
-        self.facts = facts
-        self.call = call
-
-
-def _hang_up_call(settings: Callable[[], config.Settings], call_sid: str) -> None:
-    from .transports.twilio_call import hang_up_call
-
-    hang_up_call(call_sid, settings=settings())
+_DEFAULT_RING_S = 60
+_RING_SLACK_S = 30.0  # Twilio allows itself five seconds more, and then connects the stream
+_CALLBACK_WAIT_S = 5.0  # for the first callback of a call whose request was not answered
 
 
 def _log_transcript(event: CallEvent) -> None:
@@ -99,15 +69,23 @@ def _log_transcript(event: CallEvent) -> None:
 
 
 class VoiceServer:
-    """Serves one flow.
+    """Serves one flow, or one for each of several numbers.
 
     Args:
-        flow: a :class:`VoiceSession` subclass, or a function that makes a session from :class:`CallFacts`.
+        flow: a :class:`VoiceSession` subclass; or a function that is given :class:`CallFacts` and returns a session,
+            a class, ``reject()`` or ``busy()``; or a dict of such, by the number that was called (``"*"``: any
+            other).
         stt: the recogniser of the calls: a registry name (``"pocketsphinx"``), a class, or a function that makes one
             (an ``SttProvider`` or a ``Recognizer``). Default: the setting ``VOICE_STT``, else one that is installed.
             A flow that sets ``stt_factory`` has its own.
         tts: the voice, likewise (``"espeak"``, ``VOICE_TTS``).
-        apology: what the caller hears when ``run()`` fails; None: nothing.
+        apology: what the caller hears when ``run()`` fails, and from Twilio's voice when the call cannot be had back
+            from a lost stream; None: nothing.
+        on_sms: called with every text message that comes in (an
+            :class:`~voice_runtime.transports.twilio_sms_webhooks.IncomingSms`), in a thread of its own; what it
+            returns is sent back.
+        policy: who may be called and texted, and how much; default: that of the settings.
+        busy_message: said to who calls when ``VOICE_MAX_CALLS`` are up; None: the engaged tone.
         settings: instead of those of the environment.
         insecure: accept webhooks and streams that Twilio has not signed. Only for a line on your own machine.
         observer: called with every event of every call, on the call's callback thread.
@@ -119,47 +97,73 @@ class VoiceServer:
 
     def __init__(
         self,
-        flow: type[VoiceSession] | Callable[[CallFacts], VoiceSession],
+        flow: Flow,
         *,
         stt: str | Callable[[], Any] | None = None,
         tts: str | Callable[[], Any] | None = None,
         apology: str | None = APOLOGY,
+        on_sms: SmsHandler | None = None,
+        policy: CallPolicy | None = None,
+        busy_message: str | None = BUSY_MESSAGE,
         settings: config.Settings | None = None,
         insecure: bool = False,
         observer: Callable[[CallEvent], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if isinstance(flow, VoiceSession) or not callable(flow):
-            raise TypeError("VoiceServer takes the session's class (or a function that makes one), not a session")
+        _check_flow(flow)
         self._flow = flow
         self._own_settings = settings
         self._make_stt = self._factory("stt", stt)
         self._make_tts = self._factory("tts", tts)
-        self._apology = apology
+        self._policy = policy
+        self._guard: Guard | None = None
         self._insecure = insecure
         self._observer = observer
         self._clock = clock or SystemClock()
-        self._tokens: TokenBook[_Expected] = TokenBook()
-        self._calls: dict[str, Call] = {}
-        self._dialled: dict[str, Call] = {}
-        self._finished: deque[Call] = deque(maxlen=100)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._switchboard = Switchboard(clock=self._clock, equip=self._equip, apology=apology, tokens=TokenBook())
+        self._messages = MessageDesk(
+            settings=self.settings, guard=self.guard, clock=self._clock, handler=on_sms, observer=observer
+        )
+        self._webhooks = Webhooks(
+            self._switchboard,
+            self._messages,
+            flow,
+            settings=self.settings,
+            clock=self._clock,
+            loop=lambda: self._loop,
+            insecure=insecure,
+            busy_message=busy_message,
+            apology=apology,
+        )
         self.app = self._make_app()
 
     @property
     def calls(self) -> list[Call]:
         """The calls that are up."""
-        return list(self._calls.values())
+        return list(self._switchboard.up.values())
 
     @property
     def finished(self) -> list[Call]:
         """The calls that are over, oldest first; the last hundred. Their ``run()`` may still be about to end:
         :meth:`Call.wait`."""
-        return list(self._finished)
+        return list(self._switchboard.finished)
 
     def settings(self) -> config.Settings:
         """The settings as they are now."""
         return self._own_settings or config.load()
+
+    def guard(self) -> Guard:
+        """What every call and message of this server has to pass; made with the first."""
+        if self._guard is None:
+            settings = self.settings()
+            self._guard = Guard(
+                self._policy or CallPolicy.from_settings(settings),
+                clock=self._clock,
+                caller_id=settings.twilio_phone_number,
+                region=settings.voice_default_country,
+            )
+        return self._guard
 
     # -- serving --------------------------------------------------------------------------------------------------
 
@@ -226,14 +230,14 @@ class VoiceServer:
     def end_calls(self, timeout: float = 10.0) -> None:
         """End every call now, those that still ring too, and wait, ``timeout`` seconds at most, until their threads
         have ended."""
-        calls = {id(call): call for call in [*self._dialled.values(), *self._calls.values()]}
-        for call in calls.values():
+        calls = self._switchboard.open
+        for call in calls:
             try:
                 call.hang_up()
             except VoiceRuntimeError as error:
                 log.warning("Call %s could not be ended: %s", call.call_sid, error)
         deadline = self._clock.monotonic() + timeout
-        for call in calls.values():
+        for call in calls:
             if not call.wait(max(0.0, deadline - self._clock.monotonic())):
                 log.warning("Call %s did not end within %g s", call.call_sid, timeout)
 
@@ -266,20 +270,47 @@ class VoiceServer:
             )
         )
 
-    # -- placing calls --------------------------------------------------------------------------------------------
+    # -- placing calls and messages -------------------------------------------------------------------------------
 
-    def dial(self, to: str, **options: Any) -> Call:
-        """Place a call; returns once Twilio has taken the request.
+    def dial(
+        self,
+        to: str,
+        *,
+        flow: Flow | None = None,
+        caller_id: str | None = None,
+        timeout: int | None = None,
+        time_limit: int | None = None,
+        machine_detection: str | None = None,
+        machine_detection_timeout: int | None = None,
+        send_digits: str | None = None,
+        record: bool = False,
+        region: str | None = None,
+    ) -> Call:
+        """Place a call; returns once Twilio has taken the request. See :meth:`Call.wait_answered`, :meth:`Call.wait`.
+
+        A request is never repeated when its outcome is unknown. When the answer to it is lost but the call exists,
+        Twilio's first callback tells, and the call is returned as if nothing had happened.
 
         Args:
-            to: the number, in international form, ``sip:`` or ``client:``.
-            options: as those of :func:`~voice_runtime.transports.twilio_call.initiate_outbound_call`: ``timeout``
-                (s of ringing), ``time_limit``, ...
+            to: a number in international form (with ``VOICE_DEFAULT_COUNTRY`` also as people there write it), or a
+                ``sip:`` or ``client:`` address.
+            flow: instead of the server's.
+            caller_id: default ``TWILIO_PHONE_NUMBER``.
+            timeout: seconds of ringing, 1 to 600; Twilio's default is 60.
+            time_limit: seconds after which Twilio ends the call; default ``VOICE_MAX_CALL_SECONDS``.
+            machine_detection: ``"enable"`` decides as soon as it can between person and machine, ``"message_end"``
+                waits for the end of a machine's greeting. See :meth:`VoiceSession.on_machine`.
+            machine_detection_timeout: seconds, 3 to 59; Twilio's default is 30.
+            send_digits: keys sent once answered, for example an extension; not together with machine detection.
+            record: let Twilio record the call.
+            region: one of ``TWILIO_REGIONS``, with credentials of its own; default ``TWILIO_REGION``.
 
         Raises:
-            InvalidNumberError: refused before any request.
-            ConfigurationError: a setting is missing.
-            RestError: Twilio refused, or it is unknown whether it has taken the request (``maybe_done``).
+            InvalidNumberError: nothing that can be called; no request was made.
+            PolicyError: a rule refuses it, and ``rule`` says which; no request was made.
+            ConfigurationError: a setting is missing, or the server does not run.
+            RestError: Twilio refused, or it is unknown whether it has taken the request (``maybe_done``). Should such
+                a call come about all the same, it is ended.
         """
         from .transports.twilio_call import initiate_outbound_call
 
@@ -290,57 +321,85 @@ class VoiceServer:
                 "dial() needs the server to be running in this process, for Twilio connects the call to it: "
                 "use it inside `with server.running():`."
             )
-        settings = self.settings()
-        ring_s = float(options.get("timeout") or 60)
-        facts = CallFacts(called=to, caller=settings.twilio_phone_number or "", direction="outbound-api")
-        call = self._new_call(facts)
-        expected = _Expected(facts, call)
-        # Longer than it can ring: Twilio allows itself five seconds more, and then connects the stream.
-        token = self._tokens.issue(expected, self._clock.monotonic(), ring_s + 30)
-        self._dialled[token] = call  # before the request: the first callback may overtake its answer
+        settings = self.settings().for_region(region)
+        admission = self.guard().admit_call(to, caller_id=caller_id)
         try:
-            call.call_sid = initiate_outbound_call(
-                to,
-                twiml=connect_stream(settings.stream_url(f"/voice/{token}")),
-                status_callback=settings.public_url(f"/voice/status/{token}"),
-                settings=settings,
-                **options,
-            )
+            call = self._expect_outbound(flow or self._flow, admission.number, caller_id, settings, loop)
         except BaseException:
-            self._tokens.revoke(token)
-            self._dialled.pop(token, None)
+            admission.refuse()
             raise
-        if call.session.call_sid is None:
-            call.session.call_sid = call.call_sid
-        loop.call_soon_threadsafe(loop.call_later, ring_s + _STATUS_PATIENCE_S, self._give_up, token)
+        call.session.live.on_over.append(admission.release)
+        ring_s = _DEFAULT_RING_S if timeout is None else timeout
+        urls = CallUrls(self.settings, call.key)
+        try:
+            call_sid = initiate_outbound_call(
+                admission,
+                twiml=self._webhooks.connect(call, ring_s + _RING_SLACK_S),
+                status_callback=urls.status,
+                caller_id=caller_id,
+                timeout=timeout,
+                time_limit=time_limit,
+                machine_detection=machine_detection,
+                machine_detection_timeout=machine_detection_timeout,
+                machine_detection_callback=urls.machine if machine_detection is not None else None,
+                send_digits=send_digits,
+                record=record,
+                settings=settings,
+            )
+        except RestError as error:
+            if not (error.maybe_done and call.wait_placed(_CALLBACK_WAIT_S)):
+                self._disown(call, placed=error.maybe_done)
+                raise
+            log.warning("Call %s: the answer to its request was lost, but Twilio has placed it", call.call_sid)
+        except BaseException:
+            self._disown(call, placed=False)
+            admission.refuse()
+            raise
+        else:
+            call.placed(call_sid)
+        loop.call_soon_threadsafe(self._switchboard.watch, call, ring_s)
         return call
 
-    def _give_up(self, token: str) -> None:
-        """Neither the stream nor a status has come for a call that can ring no longer."""
-        call = self._dialled.get(token)
-        if call is None or self._loop is None:
-            return
-        if call.session.live.started_at is None:
-            log.warning("Call %s: neither its stream nor its end was reported", call.call_sid)
-            call.session.live.end("never_connected")
-            del self._dialled[token]
-        elif call.session.live.ended:
-            del self._dialled[token]  # its last status never came
+    def _expect_outbound(
+        self, flow: Flow, to: str, caller_id: str | None, settings: config.Settings, loop: asyncio.AbstractEventLoop
+    ) -> Call:
+        facts = CallFacts(
+            called=to, caller=caller_id or settings.twilio_phone_number or "", direction="outbound-api"
+        )
+        call = self._switchboard.expect(flow, facts, loop)
+        if isinstance(call, Refusal):
+            raise ConfigurationError("The flow does not make this call: it returned reject() or busy().")
+        control = call.session.live.control
+        if isinstance(control, TwilioControl):
+            control.settings = lambda: settings
+        return call
+
+    def _disown(self, call: Call, *, placed: bool) -> None:
+        """The caller of dial() is told that there is no call. Should it exist all the same, nobody shall answer an
+        empty line: its first callback ends it."""
+        if placed:
+            call.disowned = True
         else:
-            self._loop.call_later(_STATUS_PATIENCE_S, self._give_up, token)
+            self._switchboard.forget(call)
+        call.session.live.end("never_placed")
+
+    def send_sms(self, to: str, body: str, *, send_at: datetime.datetime | None = None) -> dict[str, str]:
+        """Send a text message that belongs to no call; arguments, result and errors as those of
+        :meth:`VoiceSession.send_sms`."""
+        refuse_on_event_loop("send_sms()")
+        return self._messages.send(to, body, send_at=send_at)
 
     # -- the app --------------------------------------------------------------------------------------------------
 
     def _make_app(self) -> FastAPI:
         app = FastAPI(lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None)
         app.add_api_route("/health", self._health, methods=["GET"])
-        app.add_api_route("/voice", self._on_inbound_call, methods=["POST"])
-        app.add_api_route("/voice/status/{token}", self._on_status, methods=["POST"])
+        self._webhooks.add_to(app)
         endpoint = StreamEndpoint(
-            self._open_call,
+            self._switchboard.open_stream,
             clock=self._clock,
             settings=self.settings,
-            tokens=self._tokens,
+            tokens=self._switchboard.tokens,
             insecure=self._insecure,
         )
         serve_stream(app, "/voice/{token}", endpoint)
@@ -365,70 +424,12 @@ class VoiceServer:
                 log.warning("Call %s: run() has not ended with the server", call.call_sid)
 
     async def _health(self) -> dict[str, Any]:
-        return {"status": "ok", "calls": len(self._calls)}
+        return {"status": "ok", "calls": len(self._switchboard.up)}
 
-    async def _on_inbound_call(self, request: Request) -> Response:
-        form = await self._signed_form(request)
-        if form is None:
-            return Response(status_code=403)
-        facts = CallFacts(
-            call_sid=form.get("CallSid", ""),
-            caller=form.get("From", ""),
-            called=form.get("To", ""),
-            direction=form.get("Direction", "inbound"),
-        )
-        try:
-            # In a thread, for the flow's constructor is user code.
-            call = await run_in_thread(self._clock, lambda: self._new_call(facts), "call-constructor")
-            token = self._tokens.issue(_Expected(facts, call), self._clock.monotonic(), _INBOUND_TOKEN_S)
-            twiml = connect_stream(self.settings().stream_url(f"/voice/{token}"))
-        except Exception:
-            log.exception("Call %s cannot be served", facts.call_sid)
-            twiml = say_and_hangup(self._apology) if self._apology else hangup()
-        return Response(twiml, media_type="text/xml")
+    # -- what a call is given -------------------------------------------------------------------------------------
 
-    async def _on_status(self, request: Request) -> Response:
-        form = await self._signed_form(request)
-        if form is None:
-            return Response(status_code=403)
-        call = self._dialled.get(request.path_params["token"])
-        if call is not None:
-            status = form.get("CallStatus", "")
-            call.report_status(status)
-            if status in ("completed", "busy", "no-answer", "failed", "canceled"):
-                self._dialled.pop(request.path_params["token"], None)
-        return Response(status_code=204)
-
-    async def _signed_form(self, request: Request) -> dict[str, str] | None:
-        """The form's fields when Twilio has signed it; None when not."""
-        body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _WEBHOOK_LIMIT:
-                log.warning("Refused a webhook: its body is larger than %d bytes", _WEBHOOK_LIMIT)
-                return None
-        if not self._insecure:
-            try:
-                settings = self.settings()
-                url = public_url_of_scope(request.scope, settings.public_url())
-            except ConfigurationError as error:
-                log.error("Refused a webhook: its signature cannot be checked. %s", error)
-                return None
-            validator = SignatureValidator(settings.auth_tokens, settings.shared_keys)
-            if not validator.valid_form(url, body, request.headers):
-                return None
-        try:
-            fields = parse_qs(body.decode("ascii"), keep_blank_values=True)
-        except ValueError:
-            return None
-        return {name: values[0] for name, values in fields.items()}
-
-    # -- calls ----------------------------------------------------------------------------------------------------
-
-    def _new_call(self, facts: CallFacts) -> Call:
-        settings = self.settings()
-        session = self._flow() if isinstance(self._flow, type) else self._flow(facts)
-        session.use_clock(self._clock)
+    def _equip(self, call: Call) -> None:
+        settings, session = self.settings(), call.session
         if self._observer is not None:
             session.subscribe(self._observer)
         if session.setting("stt_factory") is None:
@@ -436,14 +437,17 @@ class VoiceServer:
         if session.setting("tts_factory") is None:
             session.tts_factory = self._make_tts
         if session.setting("sms_factory") is None:
-            session.sms_factory = lambda: get_sms_transport(settings=self.settings())
+            session.sms_factory = lambda: self._messages.for_call(call)
         if settings.voice_monitor:
             session.set_mixer(AudioMixer(monitor=True, clock=self._clock))
         if settings.voice_log_transcripts:
             session.subscribe(_log_transcript)
-        live = session.live
-        live.caller, live.called, live.direction = facts.caller, facts.called, facts.direction
-        return Call(session, functools.partial(_hang_up_call, self.settings))
+        session.live.control = TwilioControl(
+            CallUrls(self.settings, call.key),
+            call_sid=lambda: call.call_sid,
+            settings=self.settings,
+            guard=self.guard,
+        )
 
     def _factory(self, kind: str, choice: str | Callable[[], Any] | None) -> Callable[[], Any] | None:
         if callable(choice):
@@ -465,26 +469,10 @@ class VoiceServer:
         name = settings.voice_stt if kind == "stt" else settings.voice_tts
         return name or next((name for name in _DEFAULTS[kind] if registry.is_provider_available(kind, name)), None)
 
-    def _open_call(self, body: StartBody, expected: _Expected) -> LiveCall | None:
-        facts = expected.facts
-        if facts.call_sid and facts.call_sid != body.call_sid:
-            log.warning("Refused a stream: its token was made for another call")
-            return None
-        call = expected.call
-        live = call.session.live
-        if live.ended or live.started_at is not None:
-            log.warning("Refused a stream: its session has a call already")
-            return None
-        call.session.call_sid = body.call_sid
-        live.on_begun.append(functools.partial(self._begun, call, live))
-        return live
 
-    def _begun(self, call: Call, live: LiveCall) -> None:
-        self._calls[live.call_sid] = call
-        live.on_over.append(functools.partial(self._over, call, live))
-        call.start(self._apology)
-
-    def _over(self, call: Call, live: LiveCall) -> None:
-        if self._calls.get(live.call_sid) is call:
-            del self._calls[live.call_sid]
-        self._finished.append(call)
+def _check_flow(flow: object) -> None:
+    if isinstance(flow, Mapping):
+        for part in flow.values():
+            _check_flow(part)
+    elif isinstance(flow, VoiceSession) or not callable(flow):
+        raise TypeError("VoiceServer takes the session's class (or a function that makes one), not a session")

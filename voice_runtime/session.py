@@ -11,6 +11,7 @@ Verbs block the calling thread and may be used from any thread but the event loo
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import os
 import threading
@@ -19,9 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import msgspec
+
 from .audio.frames import BYTES_PER_MS
 from .bridge import refuse_on_event_loop
 from .clock import Clock, SystemClock
+from .control_verbs import ControlVerbs
 from .events import CallEvent, Outcome, SmsSent
 from .exceptions import (
     CallHangupError,
@@ -30,10 +34,13 @@ from .exceptions import (
     MissingStreamUrlError,
     ProviderError,
 )
+from .facts import CallFacts
+from .gathering import gather_once
 from .inbound import InboundQueue
 from .live_call import LiveCall
+from .machine import wait_for_beep
 from .outbound_pull import OutboundPull
-from .results import ListenResult, PlayResult, SayResult
+from .results import GatherResult, ListenResult, PlayResult, SayResult
 from .speaking import SpeakerLimits
 from .transport import SmsTransport, get_sms_transport
 from .tts import Synthesizer, SynthesizerTts
@@ -55,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class VoiceSession:
+class VoiceSession(ControlVerbs):
     """One call at a time.
 
     It is a dataclass, so subclasses may be dataclasses with fields of their own; an ``__init__`` that forgets
@@ -95,6 +102,8 @@ class VoiceSession:
     """How far (ms) audio is sent ahead of the caller's ear: stalls of the event loop up to this stay inaudible."""
     listen_timeout: ClassVar[float] = 10.0
     """How long (s) ``listen`` and ``ask`` wait for the caller to begin, unless told otherwise."""
+    key_pause: ClassVar[float] = 4.0
+    """How long (s) ``gather`` waits between two keys, unless told otherwise."""
     hang_up_tail: ClassVar[float] = 0.3
     """Silence (s) between the last word's mark and hanging up: marks are timed at Twilio, the handset is later."""
     speaker_limits: ClassVar[SpeakerLimits] = SpeakerLimits()
@@ -113,6 +122,13 @@ class VoiceSession:
     def run(self) -> Any:
         """The call, from the first word to the last. Override it. What it returns is the call's result; when it
         returns, everything said is heard to its end and the line is hung up."""
+
+    def on_machine(self) -> Any:
+        """What to do when a machine has answered a call that was dialled with ``machine_detection``. Override it:
+        then the agent falls silent, ``run()`` is left through
+        :class:`~voice_runtime.exceptions.MachineAnsweredError`, and this runs in its place, in its thread; see
+        :meth:`leave_message`. Not overridden, ``run()`` simply goes on; :attr:`answered_by` tells. What detection
+        calls ``unknown`` is taken for a person."""
 
     # -- facts ----------------------------------------------------------------------------------------------------
 
@@ -133,23 +149,34 @@ class VoiceSession:
         return leg.stream_sid if leg is not None else None
 
     @property
+    def facts(self) -> CallFacts:
+        """Who calls whom, forwarded by whom, vouched for by whom, and the rest of what the webhook said."""
+        return self.live.facts
+
+    @property
     def caller_number(self) -> str:
         """Who called, as Twilio says it (E.164, ``sip:``, or ``anonymous``); empty when it was not told."""
-        return self.live.caller
+        return self.live.facts.caller
 
     @caller_number.setter
     def caller_number(self, number: str) -> None:
-        self.live.caller = number
+        self.live.facts = msgspec.structs.replace(self.live.facts, caller=number)
 
     @property
     def called_number(self) -> str:
         """Who was called."""
-        return self.live.called
+        return self.live.facts.called
 
     @property
     def direction(self) -> str:
         """``inbound`` or ``outbound-api``; empty when it was not told."""
-        return self.live.direction
+        return self.live.facts.direction
+
+    @property
+    def answered_by(self) -> str:
+        """``human``, ``machine_start``, ``machine_end_beep``, ``machine_end_silence``, ``machine_end_other``, ``fax``
+        or ``unknown``; empty until machine detection has decided, and without it."""
+        return self.live.answered_by
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -158,7 +185,7 @@ class VoiceSession:
 
     @property
     def heard_ms(self) -> float:
-        """How much of our audio the caller has heard so far on this stream (ms)."""
+        """How much of our audio the caller has heard so far (ms)."""
         live = self.live
         with live.bridge.lock:
             return live.timeline.heard_ms(live.speaker.now_ms())
@@ -210,10 +237,30 @@ class VoiceSession:
             OSError: it cannot be read.
         """
         refuse_on_event_loop("play()")
+        return self.live.speaker.play(*self._ulaw_of(audio), stop_event)
+
+    def _ulaw_of(self, audio: bytes | str | os.PathLike[str]) -> tuple[bytes, str]:
+        """A recording as μ-law, and its name."""
         if isinstance(audio, (bytes, bytearray, memoryview)):
-            return self.live.speaker.play(bytes(audio), "audio", stop_event)
+            return bytes(audio), "audio"
         path = os.fspath(audio)
-        return self.live.speaker.play(self._off_loop(lambda: _read_ulaw(path)), os.path.basename(path), stop_event)
+        return self._off_loop(lambda: _read_ulaw(path)), os.path.basename(path)
+
+    def leave_message(self, text: str, *, timeout: float = 60.0) -> SayResult:
+        """Leave a message on an answering machine: wait for its beep, or for its silence, then say ``text`` to the
+        end.
+
+        Args:
+            timeout: seconds of greeting to sit through; then the message is left anyway.
+
+        Raises:
+            CallHangupError: the machine hung up; ``partial`` tells how much of the message it has.
+            ProviderError: the voice failed.
+        """
+        refuse_on_event_loop("leave_message()")
+        self._clear()
+        wait_for_beep(self.live, self.live.answered_by, timeout)
+        return self._say(text)
 
     def clear(self) -> None:
         """Silence the agent at once: nothing queued before is heard after. Any thread, does not block."""
@@ -226,7 +273,7 @@ class VoiceSession:
         live = self.live
         bridge = live.bridge
         with bridge.lock:
-            bridge.condition.wait_for(lambda: not live.voice_in_the_making or live.ended)
+            bridge.wait(lambda: not live.voice_in_the_making or live.ended, None)
             if live.ended:
                 raise CallHangupError(reason=live.ended)
             if live.voice is not None:
@@ -282,7 +329,7 @@ class VoiceSession:
         Args:
             timeout: seconds to wait for the caller to begin; a sentence under way is heard to its end.
             expect: the answers that count; the result's ``choice`` is the one that was heard.
-            digits: expect that many spoken digits. (Keys come as ``DtmfReceived`` events.)
+            digits: expect that many spoken digits. (For keys: :meth:`gather`.)
 
         Raises:
             CallHangupError: the call ended.
@@ -322,6 +369,56 @@ class VoiceSession:
                 break
         return result
 
+    def gather(
+        self,
+        prompt: str | None = None,
+        *,
+        digits: int | None = None,
+        terminator: str = "#",
+        timeout: float | None = None,
+        pause: float | None = None,
+        speech: bool | Sequence[str] = False,
+        attempts: int = 2,
+        retry_prompt: str | None = None,
+    ) -> GatherResult:
+        """Say ``prompt`` and take keys, or speech where that is allowed, whichever comes first.
+
+        A key silences the prompt at once and counts. Keys pressed before count, too: callers type ahead
+        (:meth:`clear_inbound` forgets them). The result is false when no attempt brought what was asked for.
+
+        Args:
+            digits: how many keys; None: as many as come before ``terminator`` or a pause.
+            terminator: ends the entry and is no part of it; empty: no such key.
+            timeout: seconds until the caller begins; ``pause``: between two keys.
+            speech: True: what the caller says counts as well, with ``digits`` that many spoken digits; or the answers
+                that count (the result's ``choice``).
+            attempts: how often in all; from the second on ``retry_prompt`` is said, where there is one.
+
+        Raises:
+            ValueError: an entry that could never be complete.
+            CallHangupError: the call ended; ``partial`` has the keys so far.
+        """
+        refuse_on_event_loop("gather()")
+        if not isinstance(speech, bool):
+            _check_expect(speech)
+        result = GatherResult()
+        for attempt in range(max(1, attempts)):
+            words = retry_prompt if attempt and retry_prompt is not None else prompt
+            if attempt:
+                self.live.keypad.clear()  # the rest of an entry that was wrong is not the beginning of the next
+            result = gather_once(
+                self.live,
+                lambda pressed, words=words: self._say(words, pressed) if words else None,  # type: ignore[misc]
+                digits=digits,
+                terminator=terminator,
+                timeout=self.listen_timeout if timeout is None else timeout,
+                pause=self.key_pause if pause is None else pause,
+                speech=speech,
+            )
+            if result:
+                break
+        return result
+
     def frames(self, *, timeout: float | None = None) -> Iterator[bytes]:
         """The caller's audio from now on, as it arrives (μ-law 8 kHz, in practice 160 bytes = 20 ms); ends with the
         call. A reader that falls 30 s behind loses frames.
@@ -344,25 +441,45 @@ class VoiceSession:
         if live.bridge.wait_until(lambda: live.ended, seconds):
             raise CallHangupError(reason=live.ended)
 
-    def send_sms(self, body: str, *, to: str | None = None) -> dict[str, Any]:
+    def send_sms(
+        self, body: str, *, to: str | None = None, send_at: datetime.datetime | None = None
+    ) -> dict[str, Any]:
         """Send a text message; without ``to`` to the other party of this call. Works after the call has ended, too.
+        How it fares comes as :class:`~voice_runtime.events.SmsStatusChanged` events, from a server's calls.
+
+        Args:
+            send_at: when to send it, with a time zone; needs ``TWILIO_MESSAGING_SERVICE_SID``.
 
         Returns:
-            ``message_sid``, ``status`` and ``to``.
+            ``message_sid``, ``status`` and ``to``; Twilio's also has ``segments``, what it is billed as.
 
         Raises:
             InvalidNumberError: no number to send to, or not a valid one.
+            PolicyError: it must not be written to.
+            OptedOutError: the recipient has answered STOP.
             RestError: Twilio refused or could not be reached.
         """
         refuse_on_event_loop("send_sms()")
         live = self.live
-        number = to or (live.called if live.direction.startswith("outbound") else live.caller)
+        facts = live.facts
+        number = to or (facts.called if facts.direction.startswith("outbound") else facts.caller)
         if not number:
             raise ConfigurationError("send_sms() does not know the other party's number: give it as to='+358...'.")
         make = self.setting("sms_factory") or get_sms_transport
-        result = dict(self._off_loop(lambda: make().send_sms(to=number, body=body)))
+        options: dict[str, Any] = {} if send_at is None else {"send_at": send_at}
+        result: dict[str, Any] = self._off_loop(lambda: make().send_sms(to=number, body=body, **options))
         live.emit(SmsSent, to=number, body=body, message_sid=str(result.get("message_sid", "")))
         return result
+
+    def cancel_sms(self, message_sid: str) -> bool:
+        """Cancel a message that was given ``send_at``; False when it was sent or cancelled already.
+
+        Raises:
+            RestError: Twilio refused or could not be reached.
+        """
+        refuse_on_event_loop("cancel_sms()")
+        make: Any = self.setting("sms_factory") or get_sms_transport
+        return bool(self._off_loop(lambda: make().cancel_sms(message_sid)))
 
     def _off_loop(self, work: Callable[[], Any]) -> Any:
         """Blocking work of a verb, in a thread so that the verb can end with the call; the work goes on."""
@@ -375,15 +492,24 @@ class VoiceSession:
             raise CallHangupError("The call ended while a request was under way", reason=live.ended)
         return future.result(timeout=0)
 
-    def hang_up(self) -> None:
-        """Let everything said be heard to its end, then end the call. Idempotent; any thread but the loop's."""
+    def hang_up(self, *, after: float | None = None) -> None:
+        """Let everything said be heard to its end, then end the call. Idempotent; any thread but the loop's.
+
+        Args:
+            after: seconds between the last word's mark and the end, for the way from Twilio to the handset; default
+                :attr:`hang_up_tail`.
+        """
         refuse_on_event_loop("hang_up()")
         live, requested = self.live, self._disconnect_requested
         if not live.ended and live.leg is not None:
             live.speaker.drain("end-of-call")
-            live.bridge.wait_until(lambda: live.ended, self.hang_up_tail)
+            live.bridge.wait_until(lambda: live.ended, self.hang_up_tail if after is None else after)
         # Of this call, whatever reset() has put in its place meanwhile.
         live.bridge.call_soon(requested.set)
+        away = live.leg is None and live.started_at is not None and not live.ended
+        if away and live.control is not None:
+            live.control.end_call()  # it is with somebody else: no stream to close
+            live.end("hung_up")
         live.hang_up("hung_up")
         if live.leg is not None:
             live.bridge.wait_until(lambda: live.ended, 15.0)
@@ -450,8 +576,9 @@ class VoiceSession:
         return self._outbound_pull
 
     def clear_inbound(self) -> None:
-        """Forget what the caller said before now. Any thread."""
+        """Forget what the caller said, and the keys they pressed, before now. Any thread."""
         self.live.hearing.clear_inbound()
+        self.live.keypad.clear()
 
     # -- the interface of 0.1.0: marks and intents ----------------------------------------------------------------
 

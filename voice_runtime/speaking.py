@@ -13,7 +13,7 @@ import msgspec
 from .audio.frames import BYTES_PER_MS
 from .bridge import Bridge, refuse_on_event_loop
 from .events import Cleared, MarkSettled, Outcome, SayFinished, SayStarted
-from .exceptions import CallHangupError, ProviderError
+from .exceptions import CallHangupError, MachineAnsweredError, ProviderError
 from .playout import Mark, Timeline, Utterance
 from .results import PlayResult, SayResult
 from .turns.heard_text import heard_text
@@ -79,9 +79,10 @@ class Speaker:
         "_bridge",
         "_call_ms",
         "_emit",
-        "_lead_ms",
+        "_legs",
         "_lock",
         "_speaking",
+        "_suspended",
         "_taken",
         "_voices",
         "_wake",
@@ -100,8 +101,7 @@ class Speaker:
         lead_ms: float,
     ) -> None:
         self.limits = limits
-        self._lead_ms = lead_ms
-        self.timeline = self._new_timeline()
+        self.timeline = Timeline(lead_ms=lead_ms, on_settled=self._on_settled)
         self._bridge = bridge
         self._lock = bridge.lock
         self._emit = emit
@@ -109,17 +109,19 @@ class Speaker:
         self._call_ms = now_ms
         self._wake: Callable[[], None] = _nobody
         self._taken = False  # somebody is queueing an utterance
+        self._suspended = False  # between two legs there is no line to speak on
+        self._legs = 0
         self._voices = 0
 
-    def _new_timeline(self) -> Timeline:
-        return Timeline(lead_ms=self._lead_ms, on_settled=self._on_settled)
+    def suspend(self) -> None:
+        """The leg is gone and another will come: what was not heard waits for it (the lock must be held)."""
+        self._suspended = True
+        self.timeline.suspend(self.now_ms())
 
     def next_leg(self) -> None:
-        """A new stream of the same call: positions and marks begin anew (the lock must be held)."""
-        if self.timeline.closed:
-            on_heard = self.timeline.on_heard
-            self.timeline = self._new_timeline()
-            self.timeline.on_heard = on_heard
+        """There is a stream to speak on (the lock must be held)."""
+        self._suspended = False
+        self._legs += 1
 
     def attach(self, wake: Callable[[], None]) -> None:
         """Whoever drains the timeline is told by ``wake`` (any thread, cheap) when there is something for it."""
@@ -171,9 +173,8 @@ class Speaker:
             if self.timeline.closed:
                 return Outcome.HUNG_UP
             mark = self.timeline.mark(label)
-            left = self.timeline.pending_ms(self.now_ms()) / 1000
         self.wake()
-        bridge.wait_until(lambda: mark.outcome is not None or bridge.ended, left + self.limits.confirm)
+        self._wait_settled(lambda: mark.outcome is not None, None)
         return mark.outcome
 
     # -- utterances -----------------------------------------------------------------------------------------------
@@ -245,15 +246,17 @@ class Speaker:
         that is stopped before its turn has come is settled already, and cuts nobody else's."""
         bridge = self._bridge
         with bridge.lock:
-            # Between two legs there is no line to speak on.
-            while not (bridge.ended or not (self._taken or self.timeline.closed)):
+            while not (bridge.ended or not (self._taken or self._suspended)):
                 if stop_event is not None and stop_event.is_set():
                     break
-                bridge.condition.wait(None if stop_event is None else _STOP_POLL_S)
+                bridge.wait(
+                    lambda: bridge.ended or not (self._taken or self._suspended),
+                    None if stop_event is None else _STOP_POLL_S,
+                )
             if bridge.ended:
                 raise CallHangupError(reason=bridge.ended)
             utterance = self.timeline.begin()
-            if self._taken or self.timeline.closed:
+            if self._taken or self._suspended:
                 utterance.outcome = Outcome.INTERRUPTED
                 mine = False
             else:
@@ -278,6 +281,9 @@ class Speaker:
         self._emit(SayStarted, text=text)
         try:
             yield voice
+        except MachineAnsweredError:
+            voice.outcome = Outcome.INTERRUPTED
+            raise
         finally:
             with self._lock:
                 self._voices -= 1
@@ -334,7 +340,7 @@ class Speaker:
                 timeline.end(utterance)
             self.wake()
             if chunks is not None:
-                bridge.spawn(_let_go(chunks, step))
+                bridge.spawn(_let_go(chunks, step), ends_itself=True)
 
     def _wait(
         self, done: Callable[[], Any], timeout: float | None, stop_event: threading.Event | None
@@ -359,9 +365,25 @@ class Speaker:
                 return stop_event
 
     def _wait_heard(self, utterance: Utterance, stop_event: threading.Event | None) -> None:
-        with self._bridge.lock:
-            left = self.timeline.pending_ms(self.now_ms()) / 1000
-        self._wait(lambda: utterance.outcome is not None, left + self.limits.confirm, stop_event)
+        self._wait_settled(lambda: utterance.outcome is not None, stop_event)
+
+    def _wait_settled(self, settled: Callable[[], bool], stop_event: threading.Event | None) -> None:
+        """Until the wire has told, or should have: what is queued, and a little more. Time without a leg does not
+        count."""
+        bridge = self._bridge
+        while True:
+            with bridge.lock:
+                left = self.timeline.pending_ms(self.now_ms()) / 1000
+                leg = self._legs
+
+            def told(leg: int = leg) -> bool:
+                return settled() or self._legs != leg
+
+            stop_event = self._wait(told, left + self.limits.confirm, stop_event)
+            with bridge.lock:
+                if settled() or bridge.ended or (self._legs == leg and not self._suspended):
+                    return
+                bridge.wait(lambda: settled() or bridge.ended or not self._suspended, None)
 
     def _outcome_of(self, utterance: Utterance) -> Outcome:
         if utterance.outcome is not None:

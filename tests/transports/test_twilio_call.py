@@ -14,21 +14,19 @@ from urllib.parse import parse_qs
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.transports.rest_server import Answer, RestServer
 from voice_runtime.config import Settings, load
 from voice_runtime.exceptions import ConfigurationError, InvalidNumberError, MissingStreamUrlError, RestError
+from voice_runtime.testing.clock import VirtualClock
+from voice_runtime.testing.fake_twilio import FakeTwilio
 from voice_runtime.transports import twilio_call, twilio_twiml
 from voice_runtime.transports.twilio_call import (
     TwilioTransport,
     build_stream_twiml,
     build_stream_xml,
-    callable_address,
     hang_up_call,
     initiate_outbound_call,
-    normalize_number,
 )
 from voice_runtime.transports.twilio_rest import close_clients
 
@@ -192,7 +190,7 @@ def test_what_is_missing_is_named(
         ({"twiml": "x" * 4001}, "4001 characters"),
         ({"parameters": {f"p{i}": "v" * 400 for i in range(10)}}, "at most 4000 inline"),
         ({"stream_url": "wss://h/voice?token=1"}, "stream_url .* query string"),
-        ({"caller_id": "0401234567"}, "caller_id is '0401234567'.* no country code"),
+        ({"caller_id": "0401234567"}, "caller_id is '040…67'.* no country code"),
     ],
 )
 def test_options_that_twilio_would_refuse(
@@ -343,94 +341,69 @@ def test_other_failures_to_hang_up_are_errors(monkeypatch: pytest.MonkeyPatch, a
     assert caught.value.status == answer.status
 
 
+@pytest.fixture
+def regions() -> Iterator[tuple[FakeTwilio, FakeTwilio]]:
+    """Two regions, each with an account, tokens and calls of its own."""
+    with (
+        VirtualClock() as clock,
+        FakeTwilio(clock=clock).running() as home,
+        FakeTwilio(clock=clock).running() as ireland,
+    ):
+        yield home, ireland
+
+
+def settings_of(home: FakeTwilio, ireland: FakeTwilio, token: str = "") -> Settings:
+    region = {
+        "edge": "dublin",
+        "account_sid": ireland.account_sid,
+        "auth_token": token or ireland.auth_token,
+        "api_base_url": ireland.api_base_url,
+    }
+    return load(
+        twilio_account_sid=home.account_sid,
+        twilio_auth_token=home.auth_token,
+        twilio_api_base_url=home.api_base_url,
+        twilio_phone_number="+15005550006",
+        twilio_regions={"ie1": region},
+    )
+
+
+def place(settings: Settings) -> str:
+    return initiate_outbound_call("+4930123456", settings=settings, twiml="<Response><Pause length='60'/></Response>")
+
+
+def test_hanging_up_in_whichever_region(regions: tuple[FakeTwilio, FakeTwilio]) -> None:
+    """A call that the main region does not know is ended where it is; the region given is asked first."""
+    home, ireland = regions
+    settings = settings_of(home, ireland)
+    there, also_there, here = (place(settings.for_region(name)) for name in ("ie1", "ie1", "us1"))
+    assert hang_up_call(there, settings=settings) is True
+    assert ireland.call(there).wait_ended() == "canceled"
+    assert hang_up_call(there, settings=settings) is False
+    asked = len(home.log.entries("rest"))
+    assert hang_up_call(also_there, settings=settings, region="ie1") is True
+    assert len(home.log.entries("rest")) == asked
+    assert hang_up_call(here, settings=settings, region="ie1") is True
+    assert home.call(here).wait_ended() == "canceled"
+    assert hang_up_call(CALL, settings=settings) is False
+    assert hang_up_call(there, settings=settings.for_region("ie1")) is False
+    with pytest.raises(ConfigurationError, match="known are us1, ie1"):
+        hang_up_call(there, settings=settings, region="jp1")
+
+
+def test_hanging_up_with_wrong_credentials_for_a_region(regions: tuple[FakeTwilio, FakeTwilio]) -> None:
+    """A call that may be there is not taken for one that is over."""
+    there = place(settings_of(*regions).for_region("ie1"))
+    with pytest.raises(RestError, match="TWILIO_REGIONS") as caught:
+        hang_up_call(there, settings=settings_of(*regions, token="wrong"))
+    assert (caught.value.status, caught.value.code) == (401, 20003)
+
+
 @pytest.mark.parametrize("call_sid", ["", "../Calls", "CA1/x", "CA 1", "CA1\n"])
 def test_a_call_sid_is_not_a_path(call_sid: str) -> None:
     """What is not a SID does not get into a request."""
     with pytest.raises(ValueError, match="expected a call SID"):
         hang_up_call(call_sid)
-
-
-# -- numbers ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("+358401234567", "+358401234567"),
-        ("+358 40 123 4567", "+358401234567"),
-        (" +358-40-123.4567 ", "+358401234567"),
-        ("+1 (500) 555-0006", "+15005550006"),
-        ("(+44) 20 7946 0958", "+442079460958"),
-        ("+44 (0)20 7946 0958", "+442079460958"),
-        ("tel:+358401234567", "+358401234567"),
-        ("\uff0b\uff13\uff15\uff18401234567", "+358401234567"),
-        ("+15005550001", "+15005550001"),
-        ("+39 06 69812345", "+390669812345"),
-    ],
-)
-def test_international_numbers(text: str, number: str) -> None:
-    """Spaces and punctuation of the international form are understood; the result is E.164."""
-    assert normalize_number(text) == number
-    assert callable_address(text) == number
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "it is empty"),
-        ("0401234567", "no country code"),
-        ("00358401234567", "write \\+ for the leading 00"),
-        ("112", "no country code"),
-        ("+", "too short"),
-        ("+1", "too short"),
-        ("+35840", "too short"),
-        ("+358401234567890123", "too long"),
-        ("+999123456789", "no country has the code"),
-        ("+1 800 FLOWERS", "letters"),
-        ("+358401234567 ext 5", "letters"),
-        ("+358401234567;ext=5", "letters"),
-        ("+358401234567,5", "more than one number"),
-        ("+1 555 0123", "too short"),
-        ("anonymous", "letters"),
-    ],
-)
-def test_what_is_not_a_number(text: str, reason: str) -> None:
-    """The error says why, and is a ValueError."""
-    with pytest.raises(InvalidNumberError, match=reason) as caught:
-        normalize_number(text)
-    assert isinstance(caught.value, ValueError)
-    assert caught.value.number == text
-
-
-@pytest.mark.parametrize(
-    "address", ["sip:desk@example.com", "sips:desk@example.com:5061;transport=tls", "client:anna_1"]
-)
-def test_sip_and_client_addresses(address: str) -> None:
-    """SIP and client addresses are dialled as they are."""
-    assert callable_address(address) == address
-
-
-@pytest.mark.parametrize(
-    "address", ["sip:", "sip:desk", "sip:a b@c", "sip:a@b@c", "client:", "client:a b", "client:<x>"]
-)
-def test_addresses_that_are_none(address: str) -> None:
-    """A SIP or client address with a hole in it is refused."""
-    with pytest.raises(InvalidNumberError, match="reads"):
-        callable_address(address)
-
-
-@given(st.text(max_size=20) | st.text("+0123456789 -()./", max_size=20))
-def test_any_text_is_a_number_or_refused(text: str) -> None:
-    """There is no third outcome, and what is accepted is E.164."""
-    try:
-        number = normalize_number(text)
-    except InvalidNumberError:
-        return
-    assert number[0] == "+"
-    assert number[1:].isascii()
-    assert number[1:].isdigit()
-    assert 3 <= len(number) <= 18
-    assert normalize_number(number) == number
 
 
 # -- the transport as an object ---------------------------------------------------------------------------------

@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ConfigurationError, InvalidNumberError, RestError
+from ..masking import mask_number
+from ..phone_numbers import callable_address
+from ..policy import Admission, explicit_guard
 from . import twilio_twiml
+from .twilio_webhooks import ENDED
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -24,10 +28,10 @@ __all__ = [
     "TwilioTransport",
     "build_stream_twiml",
     "build_stream_xml",
-    "callable_address",
     "hang_up_call",
     "initiate_outbound_call",
-    "normalize_number",
+    "is_call_over",
+    "redirect_call",
 ]
 
 logger = logging.getLogger(__name__)
@@ -40,12 +44,9 @@ _MACHINE_DETECTION = {"enable": "Enable", "message_end": "DetectMessageEnd", "de
 # The call is over, or was never there: 400/21220 "Call is not in-progress", 404/20404 "not found".
 _ALREADY_ENDED = {(400, 21220), (404, 20404)}
 
-_SIP = re.compile(r"sips?:[^\s@<>]+@[^\s@<>]+")
-_CLIENT = re.compile(r"client:[^\s<>]+")
-
 
 def initiate_outbound_call(
-    phone: str,
+    phone: str | Admission,
     *,
     settings: Settings | None = None,
     stream_url: str | None = None,
@@ -67,7 +68,9 @@ def initiate_outbound_call(
     Returning means that Twilio has taken the request, not that anyone has answered.
 
     Args:
-        phone: in international form, for example ``"+358 40 123 4567"``; or a ``sip:`` or ``client:`` address.
+        phone: in international form, for example ``"+358 40 123 4567"`` (with ``VOICE_DEFAULT_COUNTRY`` also as
+            people there write it); or a ``sip:`` or ``client:`` address. It has to pass the rules that the settings
+            name, and no others; or an :class:`~voice_runtime.policy.Admission`, which has passed those of a guard.
         settings: instead of the environment's.
         stream_url: the whole ``wss://`` URL of the stream, used as it is. Default: ``/voice`` below
             ``VOICE_STREAM_URL``.
@@ -90,6 +93,7 @@ def initiate_outbound_call(
         MissingStreamUrlError: neither ``VOICE_STREAM_URL``, ``stream_url`` nor ``twiml`` is given.
         ConfigurationError: credentials or the caller id are missing, or an option cannot be used.
         InvalidNumberError: ``phone`` cannot be dialled; no request was made.
+        PolicyError: a rule that the settings name refuses it; no request was made.
         RestError: Twilio refused, or did not answer; then ``maybe_done`` says whether it may be ringing all the same.
     """
     settings = settings if settings is not None else _load()
@@ -109,7 +113,6 @@ def initiate_outbound_call(
 
     rest = twilio_rest.client(settings)
     options["from_"] = _caller_id(settings, caller_id)
-    options["to"] = callable_address(phone)
     options["timeout"] = _within("timeout", timeout, 1, 600)
     limit = math.ceil(settings.voice_max_call_seconds) if time_limit is None else time_limit
     options["time_limit"] = _within("time_limit", limit, 1, 86_400)
@@ -141,9 +144,15 @@ def initiate_outbound_call(
     if record:
         options["record"] = True
 
-    with twilio_rest.translated("Placing the call"):
-        call = rest.calls.create(**{name: value for name, value in options.items() if value is not None})
-        call_sid = call.sid
+    admission = phone if isinstance(phone, Admission) else explicit_guard(settings).admit_call(phone)
+    options["to"] = admission.number
+    try:
+        with twilio_rest.translated("Placing the call"):
+            call = rest.calls.create(**{name: value for name, value in options.items() if value is not None})
+            call_sid = call.sid
+    finally:
+        if admission is not phone:
+            admission.release()  # nobody here learns of the call's end
     if not isinstance(call_sid, str) or not call_sid:
         raise RestError("Placing the call failed: Twilio's answer holds no call SID.", maybe_done=True)
     return call_sid
@@ -177,31 +186,79 @@ build_stream_xml = build_stream_twiml
 """Another name of :func:`build_stream_twiml`."""
 
 
-def hang_up_call(call_sid: str, *, settings: Settings | None = None) -> bool:
+def hang_up_call(call_sid: str, *, settings: Settings | None = None, region: str | None = None) -> bool:
     """End a call, whether it is queued, ringing or answered. May be repeated.
 
+    Args:
+        settings: instead of the environment's.
+        region: where the call probably is, default ``TWILIO_REGION``. When it is not known there, the other regions
+            of ``TWILIO_REGIONS`` are tried.
+
     Returns:
-        True when this ended it, False when it was already over or is not known.
+        True when this ended it, False when it was already over or no region knows it.
 
     Raises:
         ValueError: ``call_sid`` is none.
-        ConfigurationError: credentials are missing.
+        ConfigurationError: credentials are missing, or the region is not configured.
         RestError: Twilio refused for another reason, or did not answer.
     """
-    if not re.fullmatch(r"[A-Za-z0-9]+", call_sid):
-        raise ValueError(f"expected a call SID, for example 'CA' and 32 hexadecimal digits; {call_sid[:40]!r} came")
     from . import twilio_rest
 
-    rest = twilio_rest.client(settings if settings is not None else _load())
-    try:
+    twilio_rest.check_sid(call_sid)
+
+    def end(settings: Settings) -> bool:
+        rest = twilio_rest.client(settings)
         with twilio_rest.translated("Hanging up"):
             rest.calls(call_sid).update(status="completed")
+        return True
+
+    settings = settings if settings is not None else _load()
+    try:
+        return twilio_rest.first_region_that_knows(settings, end, region=region)
     except RestError as error:
         if (error.status, error.code) in _ALREADY_ENDED:
             logger.info("Call %s was over before it could be hung up (HTTP %s)", call_sid, error.status)
             return False
         raise
-    return True
+
+
+def redirect_call(call_sid: str, twiml: str, *, settings: Settings | None = None) -> None:
+    """Give a call that is in progress another document. Its stream ends as soon as Twilio executes it.
+
+    Raises:
+        ConfigurationError: credentials are missing, or the document is longer than 4000 characters.
+        RestError: Twilio refused (21220: the call is not in progress), or did not answer.
+    """
+    from . import twilio_rest
+
+    document = twilio_twiml.check_inline(twiml)
+
+    def redirect(settings: Settings) -> None:
+        with twilio_rest.translated("Redirecting the call"):
+            twilio_rest.client(settings).calls(call_sid).update(twiml=document)
+
+    twilio_rest.first_region_that_knows(settings if settings is not None else _load(), redirect)
+
+
+def is_call_over(call_sid: str, *, settings: Settings | None = None) -> bool:
+    """Ask Twilio whether a call has ended. One that Twilio does not know is over.
+
+    Raises:
+        ConfigurationError: credentials are missing.
+        RestError: Twilio refused, or did not answer.
+    """
+    from . import twilio_rest
+
+    def ask(settings: Settings) -> str:
+        with twilio_rest.translated("Asking for the call", method="GET"):
+            return str(twilio_rest.client(settings).calls(call_sid).fetch().status)
+
+    try:
+        return twilio_rest.first_region_that_knows(settings if settings is not None else _load(), ask) in ENDED
+    except RestError as error:
+        if twilio_rest.is_unknown(error):
+            return True
+        raise
 
 
 class TwilioTransport:
@@ -234,68 +291,6 @@ class TwilioTransport:
         return module.register_voice_websocket(app, session, **options)
 
 
-def callable_address(address: str) -> str:
-    """``address`` as Twilio dials it: E.164 for a number, ``sip:`` and ``client:`` addresses as they are.
-
-    Raises:
-        InvalidNumberError: none of these; the message says why.
-    """
-    address = address.strip()
-    scheme = address.partition(":")[0].lower()
-    if scheme in ("sip", "sips"):
-        if not _SIP.fullmatch(address.lower()):
-            raise InvalidNumberError(address, "a SIP address reads sip:user@host")
-        return address
-    if scheme == "client":
-        if not _CLIENT.fullmatch(address):
-            raise InvalidNumberError(address, "a client address reads client:name, without spaces")
-        return address
-    return normalize_number(address)
-
-
-def normalize_number(number: str) -> str:
-    """``number`` in E.164, for example ``+358401234567``. Spaces and punctuation of the international form may stand.
-
-    Only the form and the length for the country are judged, not whether the number is assigned.
-
-    Raises:
-        InvalidNumberError: it has no country code, letters, an extension, or a length no number there has.
-    """
-    phonenumbers = importlib.import_module("phonenumbers")
-    text = number.strip().removeprefix("tel:").strip()
-    if not text:
-        raise InvalidNumberError(number, "it is empty; expected for example +358401234567")
-    if re.search(r"[^\W\d_]", text):
-        raise InvalidNumberError(
-            number, "it has letters; expected digits after +, an extension goes into send_digits"
-        )
-    if re.search(r"[;,?=&@<>]", text):
-        raise InvalidNumberError(number, "it holds more than one number; expected for example +358401234567")
-    if not text.startswith(("+", "\uff0b", "(+")):
-        zeros = " (write + for the leading 00)" if text.startswith("00") else ""
-        raise InvalidNumberError(number, f"it has no country code; expected for example +358401234567{zeros}")
-    try:
-        parsed = phonenumbers.parse(text, None)
-    except phonenumbers.NumberParseException as error:
-        kinds = phonenumbers.NumberParseException
-        reason = {
-            kinds.INVALID_COUNTRY_CODE: "no country has the code it begins with",
-            kinds.TOO_LONG: "it is too long",
-        }.get(error.error_type, "it is too short")
-        raise InvalidNumberError(number, reason) from None
-    outcome = phonenumbers.is_possible_number_with_reason(parsed)
-    kinds = phonenumbers.ValidationResult
-    if outcome != kinds.IS_POSSIBLE:
-        reason = {
-            kinds.TOO_LONG: "it is too long",
-            kinds.TOO_SHORT: "it is too short",
-            kinds.IS_POSSIBLE_LOCAL_ONLY: "it is too short: the area code is missing",
-            kinds.INVALID_COUNTRY_CODE: "no country has the code it begins with",
-        }.get(outcome, "no number of that country has its length")
-        raise InvalidNumberError(number, reason)
-    return str(phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164))
-
-
 def _load() -> Settings:
     settings: Settings = importlib.import_module("voice_runtime.config").load()
     return settings
@@ -307,7 +302,9 @@ def _caller_id(settings: Settings, caller_id: str | None) -> str:
     try:
         return callable_address(value)
     except InvalidNumberError as error:
-        raise ConfigurationError(f"{name} is {value!r}, which cannot be a caller id: {error.reason}.") from None
+        raise ConfigurationError(
+            f"{name} is {mask_number(value)!r}, which cannot be a caller id: {error.reason}."
+        ) from None
 
 
 def _within(name: str, value: int | None, least: int, most: int) -> int | None:

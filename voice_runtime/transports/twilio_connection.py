@@ -17,7 +17,6 @@ from threading import get_ident
 import msgspec
 
 from ..clock import Clock
-from ..events import DtmfReceived
 from ..leg import Leg
 from ..live_call import LiveCall
 from ..playout import Clear, Mark, Timeline
@@ -177,7 +176,7 @@ class StreamConnection:
                 log.warning("Stream refused: %s", reason)
                 self._shut(POLICY)
             case Dtmf(dtmf=body) if live is not None:
-                live.emit(DtmfReceived, digit=body.digit)
+                live.key_pressed(body.digit)
 
     def receive_binary(self, data: bytes) -> None:
         """A binary message: nothing Twilio sends. Counted and ignored."""
@@ -197,15 +196,27 @@ class StreamConnection:
             return
         self.live = live
         self._lock = live.bridge.lock
-        self._hear = live.hearing.frame
+        self._hear = live.hearing.frame if live.started_at is None else self._hear_again
         live.parameters.update(body.custom_parameters)
         live.bridge.attach(self._loop)
         self.leg = leg = live.begin_leg(
-            call_sid=body.call_sid, stream_sid=body.stream_sid, wake=self.wake, hang_up=self.hang_up
+            call_sid=body.call_sid,
+            stream_sid=body.stream_sid,
+            wake=self.wake,
+            hang_up=self.hang_up,
+            close=self._abandon,
         )
         self._timeline = leg.timeline
         self._note_timestamp = leg.stream_clock.media
         self._release_writer()
+
+    def _hear_again(self, audio: bytes, now_ms: float) -> None:
+        """The first frame of a stream that is not the call's first."""
+        live = self.live
+        assert live is not None
+        live.hearing.bridge_gap(now_ms)
+        self._hear = live.hearing.frame
+        self._hear(audio, now_ms)
 
     # -- out ------------------------------------------------------------------------------------------------------
 
@@ -323,6 +334,12 @@ class StreamConnection:
             # Closing the socket ends the call as well, because the TwiML ends behind it.
             log.exception("Call %s could not be ended through the REST API; its stream is closed instead", call_sid)
         await self._close_quietly(NORMAL)
+
+    def _abandon(self) -> None:
+        """The call has another stream: let go of this one, whose path is dead. Loop thread."""
+        self._finish("replaced")
+        if self._hanging_up is None:
+            self._hanging_up = self._loop.create_task(self._close_quietly(NORMAL))
 
     def _shut(self, code: int) -> None:
         self._finish("refused")

@@ -20,12 +20,14 @@ __all__ = [
     "MAX_PARAMETER_CHARACTERS",
     "check_inline",
     "clean",
+    "conference",
     "connect_stream",
     "dial",
     "hangup",
     "play_digits",
     "redirect",
     "reject",
+    "say",
     "say_and_hangup",
 ]
 
@@ -89,6 +91,13 @@ def connect_stream(
     return str(response)
 
 
+def say(text: str) -> str:
+    """Let Twilio's own voice say ``text``; what follows is up to where the document is used."""
+    response = _voice().VoiceResponse()
+    response.say(clean(text))
+    return str(response)
+
+
 def say_and_hangup(text: str, *, language: str | None = None, voice: str | None = None) -> str:
     """Let Twilio's own voice say ``text`` and end the call: for when there is no voice of ours."""
     response = _voice().VoiceResponse()
@@ -147,6 +156,7 @@ def dial(
     action: str | None = None,
     caller_id: str | None = None,
     timeout: int | None = None,
+    time_limit: int | None = None,
     answer_on_bridge: bool = True,
     whisper_url: str | None = None,
 ) -> str:
@@ -155,11 +165,18 @@ def dial(
     Args:
         action: https URL that decides how the call goes on after the dialled leg; the call ends when there is none.
         timeout: seconds of ringing; Twilio's default is 30.
+        time_limit: most seconds the two are connected; Twilio's default is four hours.
         answer_on_bridge: the caller hears it ring.
         whisper_url: TwiML played to who answers, before the two are joined.
     """
     verb = _voice().Dial(
-        **_given(action=action, caller_id=caller_id, timeout=timeout, answer_on_bridge=answer_on_bridge or None)
+        **_given(
+            action=action,
+            caller_id=caller_id,
+            timeout=timeout,
+            time_limit=time_limit,
+            answer_on_bridge=answer_on_bridge or None,
+        )
     )
     options = _given(url=whisper_url)
     for number in [numbers] if isinstance(numbers, str) else numbers:
@@ -172,6 +189,40 @@ def dial(
             verb.number(number, **options)
     response = _voice().VoiceResponse()
     response.append(verb)
+    return str(response)
+
+
+def conference(
+    room: str,
+    *,
+    action: str | None = None,
+    announce: str | None = None,
+    start_on_enter: bool = True,
+    end_on_exit: bool = False,
+    muted: bool = False,
+    beep: bool = False,
+    wait_url: str | None = None,
+    time_limit: int | None = None,
+) -> str:
+    """Put the call into a conference. https://www.twilio.com/docs/voice/twiml/conference
+
+    Args:
+        room: its name; one room for the whole account.
+        action: https URL that decides how the call goes on when it has left.
+        announce: said by Twilio's own voice before it enters.
+        wait_url: TwiML or music until the conference begins; empty: silence; None: Twilio's music.
+        time_limit: most seconds in it.
+    """
+    response = _voice().VoiceResponse()
+    if announce:
+        response.say(clean(announce))
+    verb = response.dial(**_given(action=action, time_limit=time_limit))
+    verb.conference(
+        clean(room),
+        start_conference_on_enter=start_on_enter,
+        end_conference_on_exit=end_on_exit,
+        **_given(muted=muted or None, beep="true" if beep else "false", wait_url=wait_url),
+    )
     return str(response)
 
 

@@ -26,12 +26,23 @@ from .twilio_token import TokenBook
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["MAX_MESSAGE_BYTES", "StreamEndpoint", "end_call_by_rest", "register_voice_websocket", "serve_stream"]
+__all__ = [
+    "CHECK_TOKEN",
+    "MAX_MESSAGE_BYTES",
+    "StreamEndpoint",
+    "end_call_by_rest",
+    "register_voice_websocket",
+    "serve_stream",
+]
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 65_536
 """A media message of Twilio's has some 400 bytes; whoever sends more than this is not Twilio (close 1009)."""
+
+CHECK_TOKEN = "check"
+"""In the place of a token: a genuine handshake is accepted and closed at once (1000), and no call comes of it. Proves
+that signed handshakes get here (``voice-runtime doctor``)."""
 
 _REFUSED = {"type": "websocket.close", "code": 1008}  # before accept: servers answer the handshake with HTTP 403
 
@@ -44,7 +55,7 @@ OpenCall: TypeAlias = Callable[[StartBody, Any], LiveCall | None]
 
 async def end_call_by_rest(clock: Clock, settings: config.Settings, call_sid: str) -> None:
     """Have Twilio end the call, where there are credentials to ask it with; in a thread of its own."""
-    if not call_sid or not settings.twilio_account_sid or not (settings.auth_tokens or settings.twilio_api_key):
+    if not call_sid or not settings.twilio_account_sid or not (settings.rest_token or settings.twilio_api_key):
         return
     from .twilio_call import hang_up_call
 
@@ -59,7 +70,8 @@ class StreamEndpoint:
             call to connect, or None to refuse the stream.
         clock: the clock of the calls.
         settings: read at each handshake; default: the environment.
-        tokens: the last part of the path must be one of these. None: no token, the signature alone guards.
+        tokens: the last part of the path must be one of these, or :data:`CHECK_TOKEN`. None: no token, the signature
+            alone guards.
         insecure: accept handshakes without a valid signature. For a line on your own machine only.
     """
 
@@ -89,7 +101,12 @@ class StreamEndpoint:
             return
         meaning: Any = None
         if self._tokens is not None:
-            meaning = self._tokens.redeem(scope["path"].rpartition("/")[2], self._clock.monotonic())
+            token = scope["path"].rpartition("/")[2]
+            if token == CHECK_TOKEN:
+                await send({"type": "websocket.accept"})
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            meaning = self._tokens.redeem(token, self._clock.monotonic())
             if meaning is None:
                 log.warning("Refused a stream: its token is unknown, used or expired")
                 await send(_REFUSED)
