@@ -13,10 +13,10 @@ from voice_runtime.workers import run_in_thread
 
 
 def test_result_and_error_come_back() -> None:
-    """Whatever the work returns or raises, SystemExit too."""
+    """Whatever the work returns or raises."""
 
     def fail() -> None:
-        raise SystemExit(2)
+        raise KeyError("mine")
 
     with VirtualClock() as clock:
         loop = LoopThread(clock)
@@ -24,8 +24,24 @@ def test_result_and_error_come_back() -> None:
             loop.run(run_in_thread(clock, lambda: threading.current_thread().name, "worker of mine"))
             == "worker of mine"
         )
-        with pytest.raises(SystemExit):
-            loop.run(run_in_thread(clock, fail, "leaving"))
+        with pytest.raises(KeyError, match="mine"):
+            loop.run(run_in_thread(clock, fail, "failing"))
+        loop.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(2), KeyboardInterrupt(), StopIteration()])
+def test_what_would_end_the_loop_or_hang_it_becomes_an_error(error: BaseException) -> None:
+    """A task that ends with SystemExit takes its loop with it, and nobody can await a StopIteration."""
+
+    def fail() -> None:
+        raise error
+
+    with VirtualClock() as clock:
+        loop = LoopThread(clock)
+        with pytest.raises(RuntimeError, match="leaving ended with") as caught:
+            loop.run(run_in_thread(clock, fail, "leaving"), timeout=5)
+        assert caught.value.__cause__ is error
+        assert loop.run(run_in_thread(clock, lambda: "still here", "next")) == "still here"
         loop.close()
 
 

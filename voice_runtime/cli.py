@@ -34,3 +34,22 @@ def demo(
     if not good:
         typer.secho("The calls did not come out as they should.", err=True, fg=typer.colors.RED)
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON list and nothing else.")] = False,
+    no_serve: Annotated[
+        bool, typer.Option("--no-serve", help="Start no server for the check where none serves the public URL.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, max=10, help="Seconds that each step of the network may take.")
+    ] = 10,
+) -> None:
+    """Check settings, credentials, number, public URL and providers before the first call. Changes nothing.
+
+    The exit code is 0 when nothing is wrong (warnings are not), else 1.
+    """
+    from .doctor import run_doctor
+
+    raise typer.Exit(run_doctor(json=json, serve=not no_serve, timeout=timeout))

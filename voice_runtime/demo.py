@@ -148,6 +148,7 @@ def run_demo(folder: Path, console: Console | None = None) -> bool:
             twilio_account_sid=fake.account_sid,
             twilio_auth_token=fake.auth_token,
             twilio_phone_number=_NUMBER,
+            voice_allowed_countries="US,FI",
             twilio_api_base_url=fake.api_base_url,
         )
         mixers: dict[str, AudioMixer] = {}

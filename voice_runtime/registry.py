@@ -27,6 +27,7 @@ from typing import Any
 from .exceptions import ConfigurationError, ProviderNotFoundError, ProviderUnavailableError
 
 __all__ = [
+    "DEFAULT_PROVIDERS",
     "ENTRY_POINT_GROUP",
     "KINDS",
     "ProviderEntry",
@@ -39,6 +40,9 @@ __all__ = [
     "status",
     "unregister_provider",
 ]
+
+DEFAULT_PROVIDERS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espeak")}
+"""What a server takes when nothing is named: the first of them that is installed."""
 
 ENTRY_POINT_GROUP = "voice_runtime.providers"
 

@@ -51,7 +51,6 @@ __all__ = ["VoiceServer"]
 
 log = logging.getLogger(__name__)
 
-_DEFAULTS = {"stt": ("elevenlabs", "pocketsphinx"), "tts": ("elevenlabs", "espeak")}
 _PORT_WAIT_S = 15.0
 _FLOW_GRACE_S = 5.0
 _EXECUTOR_GRACE_S = 5.0
@@ -348,12 +347,14 @@ class VoiceServer:
             )
         except RestError as error:
             if not (error.maybe_done and call.wait_placed(_CALLBACK_WAIT_S)):
+                if not error.maybe_done:
+                    admission.refuse()
                 self._disown(call, placed=error.maybe_done)
                 raise
             log.warning("Call %s: the answer to its request was lost, but Twilio has placed it", call.call_sid)
         except BaseException:
+            admission.refuse()  # before the end of the call releases it
             self._disown(call, placed=False)
-            admission.refuse()
             raise
         else:
             call.placed(call_sid)
@@ -467,7 +468,8 @@ class VoiceServer:
         """The provider of the settings, else the first of ours that is installed."""
         settings = self.settings()
         name = settings.voice_stt if kind == "stt" else settings.voice_tts
-        return name or next((name for name in _DEFAULTS[kind] if registry.is_provider_available(kind, name)), None)
+        candidates = registry.DEFAULT_PROVIDERS[kind]
+        return name or next((name for name in candidates if registry.is_provider_available(kind, name)), None)
 
 
 def _check_flow(flow: object) -> None:

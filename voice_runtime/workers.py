@@ -18,7 +18,13 @@ T = TypeVar("T")
 
 
 async def run_in_thread(clock: Clock, work: Callable[[], T], name: str) -> T:
-    """The result of ``work``. Cancelling stops the waiting, not the work."""
+    """The result of ``work``. Cancelling stops the waiting, not the work.
+
+    Raises:
+        RuntimeError: it ended with SystemExit or its like, which would end the loop and with it every call, or with
+            StopIteration, which no coroutine can raise.
+        Exception: any other that it raised.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -34,7 +40,7 @@ async def run_in_thread(clock: Clock, work: Callable[[], T], name: str) -> T:
         try:
             outcome: tuple[Any, BaseException | None] = (work(), None)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-            outcome = (None, error)
+            outcome = (None, _bearable(error, name))
         try:
             loop.call_soon_threadsafe(settle, *outcome)
         except RuntimeError:
@@ -42,3 +48,11 @@ async def run_in_thread(clock: Clock, work: Callable[[], T], name: str) -> T:
 
     clock.start_thread(body, name)
     return await future
+
+
+def _bearable(error: BaseException, name: str) -> Exception:
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    instead = RuntimeError(f"{name} ended with {error!r}")
+    instead.__cause__ = error
+    return instead

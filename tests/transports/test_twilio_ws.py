@@ -15,6 +15,7 @@ import websockets
 from fastapi import FastAPI
 
 from tests.call_line import URL, ScriptedVoice, exchange, speaking
+from voice_runtime.clock import SystemClock
 from voice_runtime.config import Settings
 from voice_runtime.events import Outcome
 from voice_runtime.exceptions import CallHangupError
@@ -23,7 +24,8 @@ from voice_runtime.testing.memory_wire import MemoryWire
 from voice_runtime.transports.mock_line import LineEnd, LineFaults
 from voice_runtime.transports.mock_wire import ConnectFailure
 from voice_runtime.transports.twilio_signature import sign
-from voice_runtime.transports.twilio_ws import register_voice_websocket
+from voice_runtime.transports.twilio_token import TokenBook
+from voice_runtime.transports.twilio_ws import StreamEndpoint, register_voice_websocket
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -96,6 +98,56 @@ class TestHandshake:
                 return (await client.get("/voice")).status_code
 
         assert asyncio.run(ask()) == 404
+
+
+class TestCheck:
+    """``check`` in the place of the token proves that signed handshakes arrive."""
+
+    CHECK_URL = "wss://voice.example.com/voice/check"
+
+    async def knock(self, tokens: TokenBook[str], signature: str | None) -> list[Any]:
+        def never(body: Any, meaning: Any) -> Any:
+            raise AssertionError("a call was opened")
+
+        endpoint = StreamEndpoint(never, clock=SystemClock(), settings=settings(), tokens=tokens)
+        came = iter([{"type": "websocket.connect"}])
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(came)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"127.0.0.1:8080")]
+        if signature is not None:
+            headers.append((b"x-twilio-signature", signature.encode()))
+        scope = {"type": "websocket", "scheme": "ws", "path": "/voice/check", "query_string": b"", "headers": headers}
+        await endpoint(scope, receive, send)
+        return sent
+
+    async def test_signed_it_is_accepted_and_closed(self) -> None:
+        """With 1000, at once; no token is used up and no call is opened. As often as one likes."""
+        tokens: TokenBook[str] = TokenBook()
+        tokens.issue("a call", 0.0, 1e9)
+        for _ in range(2):
+            sent = await self.knock(tokens, sign(self.CHECK_URL, None, TOKEN))
+            assert sent == [{"type": "websocket.accept"}, {"type": "websocket.close", "code": 1000}]
+        assert len(tokens) == 1
+
+    @pytest.mark.parametrize("signature", [None, "", sign(URL, None, TOKEN), sign(CHECK_URL, None, "another")])
+    async def test_otherwise_it_is_refused(self, signature: str | None) -> None:
+        """As any stream."""
+        assert await self.knock(TokenBook(), signature) == [{"type": "websocket.close", "code": 1008}]
+
+    def test_where_there_are_no_tokens_it_is_a_path_as_any(self) -> None:
+        """An app of one's own may have its stream there."""
+        session = make()
+        with exchange(session, path="/check") as line_of:
+            line = line_of.connect(url="wss://voice.example.com/check")
+            session.wait_for_ws_connect(5)
+            assert session.say("hello").complete
+            line.hang_up()
 
 
 class TestBadPeers:
