@@ -1,7 +1,7 @@
-"""Telephone audio: the G.711 codec, frames, resampling, levels, WAV files, mixing and recording.
+"""Telephone audio: the G.711 codec, frames, resampling, levels, tones, WAV files, mixing and recording.
 
 Every name is resolved on first use, so importing this package costs nothing; numpy is imported only by
-:mod:`voice_runtime.audio.resample`.
+:mod:`~voice_runtime.audio.resample`, :mod:`~voice_runtime.audio.dtmf` and :mod:`~voice_runtime.audio.beep`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .beep import BeepDetector
+    from .dtmf import DTMF_KEYS, DetectedKey, DtmfDetector, dtmf_tone
     from .frames import FRAME_BYTES, FRAME_INTERVAL, FRAME_MS, SILENCE_FRAME, Framer, bytes_to_ms, ms_to_bytes
     from .g711 import alaw_to_pcm16, alaw_to_ulaw, pcm16_to_alaw, pcm16_to_ulaw, ulaw_to_alaw, ulaw_to_pcm16
     from .levels import apply_gain, is_silence, peak_dbfs, rms_dbfs
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATCHUP_LIMIT",
+    "DTMF_KEYS",
     "FRAME_BYTES",
     "FRAME_INTERVAL",
     "FRAME_MS",
@@ -26,6 +29,9 @@ __all__ = [
     "SILENCE_FRAME",
     "AudioFormatError",
     "AudioMixer",
+    "BeepDetector",
+    "DetectedKey",
+    "DtmfDetector",
     "Framer",
     "Resampler",
     "UlawWavWriter",
@@ -33,6 +39,7 @@ __all__ = [
     "alaw_to_ulaw",
     "apply_gain",
     "bytes_to_ms",
+    "dtmf_tone",
     "is_silence",
     "mix_frames",
     "ms_to_bytes",
@@ -46,6 +53,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "beep": ("BeepDetector",),
+    "dtmf": ("DTMF_KEYS", "DetectedKey", "DtmfDetector", "dtmf_tone"),
     "frames": (
         "FRAME_BYTES",
         "FRAME_INTERVAL",
