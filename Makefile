@@ -44,7 +44,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

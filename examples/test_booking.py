@@ -24,6 +24,7 @@ def test_confirms() -> None:
             twilio_account_sid=fake.account_sid,
             twilio_auth_token=fake.auth_token,
             twilio_phone_number=NUMBER,
+            voice_allowed_countries="FI",  # the caller's, who gets a message
             twilio_api_base_url=fake.api_base_url,
         )
         server = VoiceServer(Booking, stt="pocketsphinx", tts="espeak", settings=settings, clock=clock)

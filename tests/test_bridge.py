@@ -165,3 +165,112 @@ async def test_the_loops_own_thread_is_refused() -> None:
     thread = threading.Thread(target=refuse_on_event_loop, args=("say()",))
     thread.start()
     thread.join()
+
+
+class ElsewhereError(Exception):
+    """What a thread is diverted with."""
+
+
+class Waiting:
+    """A thread that waits on the bridge again and again; ``error`` is what was raised out of a wait."""
+
+    def __init__(self, loop: LoopThread, bridge: Bridge, *timeouts: float | None) -> None:
+        self.ident: int | None = None
+        self.errors: list[tuple[float, int, Exception]] = []
+        self.reached: list[bool] = []
+
+        def work() -> None:
+            self.ident = threading.get_ident()
+            for number, timeout in enumerate(timeouts):
+                try:
+                    self.reached.append(bridge.wait_until(lambda: False, timeout))
+                except ElsewhereError as error:
+                    self.errors.append((loop.clock.monotonic(), number, error))
+
+        self._call = Call(loop.clock, work)
+        self.join = self._call.join
+        loop.clock.sleep(0.001)
+
+    def divert(self, bridge: Bridge, error: Exception) -> None:
+        assert self.ident is not None
+        bridge.divert(self.ident, error)
+
+
+def test_a_diversion_is_raised_out_of_the_wait_under_way(loop: LoopThread) -> None:
+    """At once, that very exception, and again out of every further wait, until the thread has arrived."""
+    bridge = make(loop)
+    thread = Waiting(loop, bridge, None, 5)
+    error = ElsewhereError("here")
+    loop.clock.sleep(3)
+    thread.divert(bridge, error)
+    thread.join()
+    assert [(round(at, 3), number, raised) for at, number, raised in thread.errors] == [
+        (3.001, 0, error),
+        (3.001, 1, error),
+    ]
+    assert bridge.end_diversion()
+    assert not bridge.end_diversion()
+    again = Waiting(loop, bridge, None, 5)
+    loop.clock.sleep(1)
+    bridge.notify()
+    assert again.errors == []
+    again.divert(bridge, error)
+    again.join()
+
+
+def test_what_is_seen_through_is_not_diverted(loop: LoopThread) -> None:
+    """The diversion waits for the end of it."""
+    bridge = make(loop)
+    seen: list[object] = []
+
+    def work() -> None:
+        bridge.divert(threading.get_ident(), ElsewhereError())
+        with bridge.undiverted():
+            seen.append(bridge.wait_until(lambda: True, 0))
+        try:
+            bridge.wait_until(lambda: True, 0)
+        except ElsewhereError as error:
+            seen.append(type(error))
+
+    Call(loop.clock, work).join()
+    assert seen == [True, ElsewhereError]
+
+
+def test_a_diversion_meets_the_next_wait(loop: LoopThread) -> None:
+    """A thread that does not wait just now is not forgotten, however short its next wait is, and whether or not what
+    it waits for is there already."""
+    bridge = make(loop)
+    caught: list[Exception] = []
+
+    def work() -> None:
+        bridge.divert(threading.get_ident(), ElsewhereError())
+        for _ in range(2):
+            try:
+                bridge.wait_until(lambda: True, 0)
+            except ElsewhereError as error:
+                caught.append(error)
+
+    Call(loop.clock, work).join()
+    assert len(caught) == 2
+
+
+def test_a_diversion_is_one_threads_own(loop: LoopThread) -> None:
+    """Others wait on, for as long as they wanted."""
+    bridge = make(loop)
+    one, other = Waiting(loop, bridge, 10), Waiting(loop, bridge, 10)
+    one.divert(bridge, ElsewhereError())
+    one.join()
+    other.join()
+    assert [len(thread.errors) for thread in (one, other)] == [1, 0]
+    assert other.reached == [False]
+    assert not bridge.wait_until(lambda: False, 0)
+
+
+def test_the_lock_is_free_after_a_diversion(loop: LoopThread) -> None:
+    """Also where the wait was one of who holds it."""
+    bridge = make(loop)
+    bridge.divert(threading.get_ident(), ElsewhereError())
+    with pytest.raises(ElsewhereError), bridge.lock:
+        bridge.wait(lambda: False, None)
+    assert bridge.lock.acquire(blocking=False)
+    bridge.lock.release()

@@ -112,7 +112,7 @@ class TestDoctor:
             timeout=50,
         )
         assert done.returncode == 1
-        assert {check["level"] for check in json.loads(done.stdout)} == {"ok", "error"}
+        assert {check["level"] for check in json.loads(done.stdout)} == {"ok", "error", "skipped"}
         assert done.stderr == ""
 
     def test_logging_is_left_as_it_was(self, environment: dict[str, str]) -> None:

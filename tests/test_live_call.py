@@ -338,6 +338,31 @@ def test_a_new_stream_takes_the_place_of_one_whose_path_is_dead() -> None:
     assert [event.reason for event in events.of(LegEnded)] == ["stream_lost", "caller_hung_up"]
 
 
+@pytest.mark.parametrize(("away_s", "silence_ms"), [(0.5, 500), (5.0, 1000)])
+def test_the_time_without_a_stream_is_silence_to_the_ear(away_s: float, silence_ms: int) -> None:
+    """A second of it at most is handed on, enough to end a sentence; all of it counts on the call's time line."""
+    session = make()
+    with exchange(session) as line_of:
+        broken = Broken(line_of, session)
+        line_of.clock.sleep(1)
+        frames: list[bytes] = []
+
+        def collect() -> None:
+            frames.extend(session.frames())
+
+        listening = line_of.thread(collect)
+        broken.drop(broken.line)
+        before_ms, before_s, heard = session.live.now_ms(), line_of.clock.monotonic(), len(frames)
+        line_of.clock.sleep(away_s - 0.1)
+        second = broken.connect()
+        line_of.clock.sleep(1)
+        second.hang_up()
+        listening.join()
+        passed_ms = (line_of.clock.monotonic() - before_s) * 1000
+        assert session.live.now_ms() - before_ms == pytest.approx(passed_ms, abs=40)
+        assert (len(frames) - heard) * 20 == pytest.approx(silence_ms + 900, abs=60)
+
+
 # -- calls that are taken away ------------------------------------------------------------------------------------
 
 
@@ -465,9 +490,10 @@ def test_where_the_answer_is_lost_the_stream_tells(done: bool) -> None:
             assert call.join() is None
             back.hang_up()
         else:
+            at = line_of.clock.monotonic()
             with pytest.raises(RestError, match="no answer"):
                 call.join()
-            assert call.ended_at == pytest.approx(line_of.clock.monotonic(), abs=3.1)
+            assert call.ended_at == pytest.approx(at + 3, abs=0.1)
             assert not away.live.away
             away.line.hang_up()
 

@@ -332,6 +332,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @example([("mark", 0), ("wait", 223), ("say", 457), ("wait", 17), ("clear", 0)], 120, 200)
+@example([("mark", 0), ("wait", 1), ("clear", 0), ("say", 649), ("wait", 1), ("clear", 0)], 35, 200)
 @given(OPERATIONS, st.sampled_from([0, 1, 35, 120]), st.sampled_from([200, 1000]))
 def test_timeline_and_ear_agree(operations: list[tuple[str, int]], latency: int, lead: int) -> None:
     """Whatever is said, marked and cut: every settled mark and every byte counted as heard is true.
@@ -366,3 +367,246 @@ def test_timeline_and_ear_agree(operations: list[tuple[str, int]], latency: int,
     else:
         assert abs(len(line.reckoned) - len(line.ear)) <= clears * 40 * 8
     assert line.timeline.heard_ms(line.now) == pytest.approx(len(line.reckoned) / 8, abs=0.2)
+
+
+# -- the leg is gone and another comes ----------------------------------------------------------------------------
+
+
+def lose(line: Line, away_ms: float = 0.0) -> None:
+    """The stream breaks: what is under way and what Twilio has buffered is gone. The next one comes ``away_ms``
+    later."""
+    line.run(0)
+    line._network.clear()
+    line.buffer = PlaybackBuffer()
+    line.timeline.suspend(line.now)
+    line.now += away_ms
+
+
+def speech(size: int, seed: int) -> bytes:
+    """Noise that is never silence, nor raw audio."""
+    return bytes(1 + byte % 100 for byte in noise(size, seed))
+
+
+def raw(size: int, seed: int) -> bytes:
+    """Noise that is never silence, nor speech."""
+    return bytes(128 + byte % 100 for byte in noise(size, seed))
+
+
+def test_an_utterance_goes_on_where_the_ear_was() -> None:
+    """Once, whole, and its end mark tells the truth."""
+    line = Line()
+    utterance = line.timeline.begin()
+    line.timeline.append(noise(3 * SECOND), utterance)
+    end = line.timeline.end(utterance)
+    line.run(1234)
+    lose(line, 5000)
+    assert utterance.outcome is None
+    assert end is not None
+    assert end.outcome is None
+    assert line.timeline.heard_of(utterance, line.now) == pytest.approx(1234, abs=1)
+    assert line.timeline.pending_ms(line.now) == pytest.approx(1766, abs=1)
+    line.run(1700)
+    assert utterance.outcome is None
+    line.run(100)
+    assert [settled.outcome for settled in (utterance, end)] == [Outcome.PLAYED, Outcome.PLAYED]
+    assert utterance.heard_ms == 3000
+    assert line.ear == line.reckoned == noise(3 * SECOND)
+
+
+def test_nothing_of_a_lost_leg_is_waited_for() -> None:
+    """Marks and fences that were on its wire cannot come back; those of the user wait behind what is said again."""
+    line = Line()
+    line.timeline.append(noise(SECOND))
+    line.run(100)
+    line.timeline.clear(line.now)
+    line.timeline.take(line.now)
+    assert line.timeline.fences_pending
+    utterance = line.timeline.begin()
+    line.timeline.append(speech(SECOND, 1), utterance)
+    line.timeline.end(utterance)
+    mark = line.timeline.mark("mine")
+    line.timeline.take(line.now)
+    lose(line)
+    assert not line.timeline.fences_pending
+    assert list(line.timeline.pending_marks) == []
+    assert mark.outcome is None
+    line.run(1100)
+    assert mark.outcome is Outcome.PLAYED
+    assert list(line.timeline.pending_marks) == []
+    assert not line.timeline._by_name
+
+
+def test_raw_audio_becomes_silence_before_what_follows_it() -> None:
+    """It was not kept; what is behind it, and a mark within it, come when they would have."""
+    line = Line()
+    line.timeline.on_heard = None  # nobody records, so that nothing of raw audio is kept
+    line.timeline.append(raw(2400, 1))
+    mark = line.timeline.mark("within")
+    line.timeline.append(raw(1600, 1))
+    line.run(0)
+    utterance = line.timeline.begin()
+    line.timeline.append(speech(2400, 2), utterance)
+    line.timeline.end(utterance)
+    line.run(100)
+    lose(line)
+    assert line.timeline.queued_ms == 700
+    line.run(199)
+    assert mark.outcome is None
+    line.run(2)
+    assert mark.outcome is Outcome.PLAYED
+    line.run(1000)
+    assert line.ear == raw(2400, 1)[:800] + b"\xff" * 3200 + speech(2400, 2)
+    assert utterance.outcome is Outcome.PLAYED
+    assert line.timeline.queued_ms == 0
+
+
+def test_raw_audio_that_nothing_follows_is_let_go() -> None:
+    """Nobody waits for it, and silence says nothing; what was not sent yet is heard."""
+    line = Line()
+    line.timeline.on_heard = None
+    line.timeline.append(raw(2 * SECOND, 1))
+    line.run(500)
+    lose(line)
+    line.run(3000)
+    assert line.ear == raw(2 * SECOND, 1)[:4000] + raw(2 * SECOND, 1)[12_000:]
+    assert line.timeline.pending_ms(line.now) == 0
+
+
+def test_a_mark_within_what_was_not_heard_keeps_its_place() -> None:
+    """Also inside audio that left as one message."""
+    line = Line()
+    utterance = line.timeline.begin()
+    line.timeline.append(speech(4000, 1), utterance)
+    between = line.timeline.mark("between")
+    line.timeline.append(speech(4000, 2), utterance)
+    line.timeline.end(utterance)
+    line.run(200)
+    lose(line)
+    line.run(299)
+    assert between.outcome is None
+    line.run(2)
+    assert between.outcome is Outcome.PLAYED
+    assert len(line.ear) == pytest.approx(4000, abs=16)
+    line.run(600)
+    assert line.ear == speech(4000, 1) + speech(4000, 2)
+
+
+def test_a_clear_between_two_legs_drops_what_waits() -> None:
+    """The caller hears nothing of it on the next one."""
+    line = Line()
+    utterance = line.timeline.begin()
+    line.timeline.append(speech(2 * SECOND, 1), utterance)
+    line.timeline.end(utterance)
+    line.run(500)
+    lose(line)
+    assert line.timeline.clear(line.now) == pytest.approx(1500, abs=1)
+    assert utterance.outcome is Outcome.INTERRUPTED
+    assert utterance.heard_ms == pytest.approx(500, abs=1)
+    line.run(2000)
+    assert len(line.ear) == pytest.approx(4000, abs=8)
+
+
+def test_an_utterance_under_way_grows_on_across_the_seam() -> None:
+    """A voice that is still being made when the stream breaks is heard whole."""
+    line = Line()
+    utterance = line.timeline.begin()
+    line.timeline.append(speech(4000, 1), utterance)
+    line.run(200)
+    lose(line)
+    assert line.timeline.append(speech(4000, 2), utterance)
+    line.timeline.end(utterance)
+    line.run(1000)
+    assert line.ear == speech(4000, 1) + speech(4000, 2)
+    assert utterance.outcome is Outcome.PLAYED
+
+
+def test_losing_the_leg_of_a_call_that_is_over_changes_nothing() -> None:
+    """Everything is settled already."""
+    line = Line()
+    line.timeline.append(noise(SECOND))
+    line.run(100)
+    line.timeline.close(line.now)
+    line.timeline.suspend(line.now)
+    assert line.timeline.take(line.now) == []
+
+
+LOSSES = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.integers(1, 700)),
+        st.tuples(st.just("raw"), st.integers(1, 300)),
+        st.tuples(st.just("mark"), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(1, 900)),
+        st.tuples(st.just("lose"), st.integers(0, 3_000)),
+    ),
+    max_size=14,
+)
+NOT_SPEECH, NOT_RAW = bytes(range(128, 256)), bytes([*range(128), 255])
+
+
+@settings(max_examples=150, deadline=None)
+@given(LOSSES, st.sampled_from([200, 1000]), st.booleans())
+def test_nothing_is_heard_twice_and_nothing_unheard_is_lost(
+    operations: list[tuple[str, int]], lead: int, recorded: bool
+) -> None:
+    """However often the stream breaks: every utterance is heard once, in order, to the byte; raw audio is never heard
+    twice; marks come back in their order, each once, and not before what stands in front of them was heard."""
+    line = Line(lead_ms=lead)
+    if not recorded:
+        line.timeline.on_heard = None
+    said, uttered, utterances = b"", b"", []
+    before: dict[str, int] = {}  # label of a mark -> the speech in front of it
+    for number, (operation, ms) in enumerate(operations):
+        if operation == "say":
+            utterance = line.timeline.begin()
+            line.timeline.append(speech(ms * 8, number), utterance)
+            line.timeline.end(utterance)
+            utterances.append(utterance)
+            said += speech(ms * 8, number)
+        elif operation == "raw":
+            line.timeline.append(raw(ms * 8, number))
+            uttered += raw(ms * 8, number)
+        elif operation == "mark":
+            before[line.timeline.mark(f"m{number}").label] = len(said)
+        elif operation == "wait":
+            line.run(ms)
+        else:
+            lose(line, ms)
+        heard = len(line.ear.translate(None, NOT_SPEECH))
+        assert all(heard >= before[mark.label] for mark in line.settled if mark.label in before)
+    line.timeline.mark("last")
+    line.run((len(said) + len(uttered)) / 8 + 100)
+    ear = line.ear
+    assert ear.translate(None, NOT_SPEECH) == said
+    rest = iter(uttered)
+    assert all(byte in rest for byte in ear.translate(None, NOT_RAW))  # a subsequence: nothing twice
+    assert {(utterance.outcome, utterance.heard_bytes == utterance.queued_bytes) for utterance in utterances} <= {
+        (Outcome.PLAYED, True)
+    }
+    assert [mark.label for mark in line.settled if mark.label in before] == list(before)
+    assert {mark.outcome for mark in line.settled} == {Outcome.PLAYED}
+    assert not line.timeline._by_name
+    assert line.timeline.pending_ms(line.now) == 0
+    if recorded:
+        assert line.reckoned == ear
+    if not uttered:
+        assert ear == said
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 8_000), st.integers(1, 900)), min_size=1, max_size=5),
+    st.sampled_from([1, 20, 60, 120]),
+)
+def test_a_slow_network_costs_its_own_delay_at_most(pieces: list[tuple[int, int]], latency: int) -> None:
+    """How exactly it is known where the ear was, at each loss: by one way through the network."""
+    line = Line(latency_ms=latency)
+    resumed_at = heard_before = 0
+    for number, (size, wait) in enumerate(pieces):
+        utterance = line.timeline.begin()
+        line.timeline.append(speech(size, number), utterance)
+        line.timeline.end(utterance)
+        line.run(wait)
+        lose(line)
+        ear = resumed_at + len(line.ear) - heard_before
+        resumed_at, heard_before = line.timeline._now.sent, len(line.ear)
+        assert abs(resumed_at - ear) <= (latency + 1) * 8

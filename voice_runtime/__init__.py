@@ -17,19 +17,23 @@ if TYPE_CHECKING:
         InvalidNumberError,
         MachineAnsweredError,
         MissingStreamUrlError,
+        OptedOutError,
         PolicyError,
         RestError,
         VoiceRuntimeError,
     )
     from .facts import CallFacts, CallOutcome, DialOutcome
     from .flow import Call
-    from .policy import CallPolicy
+    from .masking import mask_number
+    from .mock.stt import MockStt
+    from .mock.tts import MockTts
+    from .policy import CallPolicy, DoNotCallFile
     from .results import ConferenceResult, GatherResult, ListenResult, PlayResult, SayResult, TransferResult
     from .server import VoiceServer
     from .session import VoiceSession
     from .stt import Recognizer, SttProvider, create_stt, get_stt_class
     from .stt_tee import SttTee
-    from .switchboard import busy, reject
+    from .switchboard import Refusal, busy, reject
     from .transport import create_transport, get_sms_transport
     from .transports.twilio_sms_webhooks import IncomingSms
     from .tts import SpeechChunk, Synthesizer, TtsProvider, create_tts, get_tts_class
@@ -45,16 +49,21 @@ _HOMES = {
     "CallPolicy": "policy",
     "ConferenceResult": "results",
     "DialOutcome": "facts",
+    "DoNotCallFile": "policy",
     "GatherResult": "results",
     "IncomingSms": "transports.twilio_sms_webhooks",
     "InvalidNumberError": "exceptions",
     "ListenResult": "results",
     "MachineAnsweredError": "exceptions",
     "MissingStreamUrlError": "exceptions",
+    "MockStt": "mock.stt",
+    "MockTts": "mock.tts",
+    "OptedOutError": "exceptions",
     "Outcome": "events",
     "PlayResult": "results",
     "PolicyError": "exceptions",
     "Recognizer": "stt",
+    "Refusal": "switchboard",
     "RestError": "exceptions",
     "SayResult": "results",
     "SpeechChunk": "tts",
@@ -73,6 +82,7 @@ _HOMES = {
     "get_sms_transport": "transport",
     "get_stt_class": "stt",
     "get_tts_class": "tts",
+    "mask_number": "masking",
     "mix_frames": "audio.mixer",
     "reject": "switchboard",
 }
@@ -87,16 +97,21 @@ __all__ = [
     "CallPolicy",
     "ConferenceResult",
     "DialOutcome",
+    "DoNotCallFile",
     "GatherResult",
     "IncomingSms",
     "InvalidNumberError",
     "ListenResult",
     "MachineAnsweredError",
     "MissingStreamUrlError",
+    "MockStt",
+    "MockTts",
+    "OptedOutError",
     "Outcome",
     "PlayResult",
     "PolicyError",
     "Recognizer",
+    "Refusal",
     "RestError",
     "SayResult",
     "SpeechChunk",
@@ -115,6 +130,7 @@ __all__ = [
     "get_sms_transport",
     "get_stt_class",
     "get_tts_class",
+    "mask_number",
     "mix_frames",
     "reject",
 ]

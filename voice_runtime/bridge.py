@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from .clock import Clock
@@ -41,6 +42,7 @@ class Bridge:
         "_diversion",
         "_ending",
         "_jobs",
+        "_seen_through",
         "_tasks",
         "_woken",
         "clock",
@@ -58,6 +60,7 @@ class Bridge:
         """Why the call is over; empty while it is not. Every blocking verb looks at it."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self._diversion: tuple[int, Exception] | None = None
+        self._seen_through = 0
         self._jobs: deque[Callable[[], None]] = deque()
         self._woken = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -175,20 +178,39 @@ class Bridge:
         """As :meth:`wait_until`, for who holds the lock already."""
         diverted = self._is_diverted
         reached = bool(self.condition.wait_for(lambda: predicate() or diverted(), timeout))
-        if diverted():
-            assert self._diversion is not None
-            error, self._diversion = self._diversion[1], None
-            raise error
+        self.raise_if_diverted()
         return reached
 
     def divert(self, thread: int, error: Exception) -> None:
-        """Have ``error`` raised, once, out of what that thread waits for now or next."""
+        """Have ``error`` raised out of whatever that thread waits for, now and from now on."""
         with self.lock:
             self._diversion = (thread, error)
             self.condition.notify_all()
 
+    def end_diversion(self) -> bool:
+        """The thread has arrived where it was diverted to; whether it had been diverted."""
+        with self.lock:
+            was, self._diversion = self._diversion is not None, None
+            return was
+
+    @contextlib.contextmanager
+    def undiverted(self) -> Iterator[None]:
+        """Within, a diversion waits: what is under way has to be seen through."""
+        self._seen_through += 1
+        try:
+            yield
+        finally:
+            self._seen_through -= 1
+
+    def raise_if_diverted(self) -> None:
+        """Raise what this thread was diverted with, where it was."""
+        if self._is_diverted():
+            assert self._diversion is not None
+            raise self._diversion[1]
+
     def _is_diverted(self) -> bool:
-        return self._diversion is not None and self._diversion[0] == threading.get_ident()
+        diversion = self._diversion
+        return diversion is not None and not self._seen_through and diversion[0] == threading.get_ident()
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

@@ -10,7 +10,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-__all__ = ["CallControl", "ConferenceOrder", "Recording", "TransferOrder"]
+from .facts import DialOutcome
+
+__all__ = ["CallControl", "ConferenceOrder", "ConferenceState", "Recording", "TransferOrder"]
 
 
 class TransferOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +22,6 @@ class TransferOrder(msgspec.Struct, frozen=True, kw_only=True):
     announce: str | None = None
     caller_id: str | None = None
     timeout: int = 30
-    time_limit: int | None = None
 
 
 class ConferenceOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,6 @@ class ConferenceOrder(msgspec.Struct, frozen=True, kw_only=True):
     muted: bool = False
     beep: bool = False
     wait_url: str | None = None
-    time_limit: int | None = None
 
 
 class Recording(Protocol):
@@ -48,6 +48,15 @@ class Recording(Protocol):
     def stop(self) -> bool: ...
 
 
+class ConferenceState(Protocol):
+    """A conference the call is in, or was."""
+
+    @property
+    def outcome(self) -> DialOutcome: ...
+    @property
+    def call_sids(self) -> tuple[str, ...]: ...
+
+
 class CallControl(Protocol):
     """The carrier's hand on one call."""
 
@@ -57,9 +66,12 @@ class CallControl(Protocol):
     def transfer(self, order: TransferOrder) -> None:
         """Put the call through; afterwards connect a new stream of it."""
 
-    def conference(self, order: ConferenceOrder) -> tuple[str, ...]:
-        """Put the call into a conference and call the guests; returns the ids of their calls. When the conference is
-        over, or all guests are gone, connect a new stream of the call."""
+    def conference(self, order: ConferenceOrder) -> ConferenceState:
+        """Put the call into a conference and call the guests. When the conference is over, or all guests are gone,
+        connect a new stream of the call."""
+
+    def come_back(self) -> None:
+        """Take the call back to a new stream, from wherever it is; or end it."""
 
     def is_over(self) -> bool:
         """Whether the carrier says that the call has ended."""

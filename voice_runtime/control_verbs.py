@@ -8,16 +8,16 @@ line. What the caller says in between (0.6 to 0.9 s around the keys, all of a tr
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .bridge import refuse_on_event_loop
-from .control import CallControl, ConferenceOrder, Recording, TransferOrder
+from .control import CallControl, ConferenceOrder, ConferenceState, Recording, TransferOrder
 from .exceptions import CallHangupError, ConfigurationError
 from .facts import DialOutcome
 from .hold import Hold, waiting_tone
 from .results import ConferenceResult, TransferResult
+from .turns.key_entry import check_keys_to_send
 
 if TYPE_CHECKING:
     from .live_call import LiveCall
@@ -26,7 +26,7 @@ __all__ = ["ControlVerbs"]
 
 _SEAM_S = 30.0  # for a new stream to come when nothing else is waited for
 _LONGEST_CALL_S = 86_400.0
-_DIGIT_S = 0.5
+_DIGIT_S = 1.0  # W
 
 
 class ControlVerbs:
@@ -51,8 +51,7 @@ class ControlVerbs:
             RestError: Twilio refused.
         """
         refuse_on_event_loop("send_digits()")
-        if not re.fullmatch(r"[0-9*#A-DwW]+", digits):
-            raise ValueError(f"digits must be of 0-9, *, #, A-D, w and W, not {digits!r}")
+        check_keys_to_send(digits)
         control = self._control("send_digits()")
         self._leave(lambda: control.send_digits(digits), patience=_SEAM_S + len(digits) * _DIGIT_S)
 
@@ -139,13 +138,14 @@ class ControlVerbs:
             beep=beep,
             wait_url=wait_url,
         )
-        invited: list[str] = []
-        report = self._leave(lambda: invited.extend(control.conference(order)), patience=_LONGEST_CALL_S)
+        states: list[ConferenceState] = []
+        begun = self.live.clock.monotonic()
+        self._leave(lambda: states.append(control.conference(order)), patience=_LONGEST_CALL_S)
         return ConferenceResult(
             room=order.room,
-            outcome=report.outcome if report is not None else DialOutcome.FAILED,
-            duration_s=report.duration_s if report is not None else 0,
-            invited=tuple(invited),
+            outcome=states[0].outcome if states else DialOutcome.FAILED,
+            duration_s=round(self.live.clock.monotonic() - begun),
+            invited=states[0].call_sids if states else (),
         )
 
     def hold(self, music: bytes | str | os.PathLike[str] | None = None) -> Hold:

@@ -92,9 +92,12 @@ def check_public_url(settings: Settings) -> list[Check]:
         if not settings.voice_stream_url:
             return [skipped(name, "It follows from VOICE_STREAM_URL, which is not set.")]
         try:
-            return [ok(name, f"{_shown(settings.public_url())}, which follows from VOICE_STREAM_URL.")]
+            url = settings.public_url()
         except ConfigurationError:
             return [skipped(name, "It follows from VOICE_STREAM_URL, which cannot be used.")]
+        if _host_obstacle(url) is not None:
+            return [skipped(name, f"{_shown(url)}: it follows from VOICE_STREAM_URL, which cannot be used.")]
+        return [ok(name, f"{_shown(url)}, which follows from VOICE_STREAM_URL.")]
     try:
         url = settings.public_url()
     except ConfigurationError as problem:
@@ -178,12 +181,18 @@ def check_twilio_settings(settings: Settings) -> list[Check]:
 
 def _missing_credentials(name: str, settings: Settings) -> list[Check]:
     console = "It stands on the first page of the Twilio console."
+    checks = []
     if not settings.twilio_account_sid:
-        return [error(name, "TWILIO_ACCOUNT_SID is not set.", f"Set it to the SID that begins with AC. {console}")]
+        advice = f"Set it to the SID that begins with AC. {console}"
+        checks.append(error(name, "TWILIO_ACCOUNT_SID is not set.", advice))
     if not settings.auth_tokens and not settings.shared_keys:
         found = "TWILIO_AUTH_TOKEN is not set: no signature can be checked, so every call would be refused."
-        return [error(name, found, f"Set it to the account's auth token. {console}")]
-    checks = []
+        checks.append(error(name, found, f"Set it to the account's auth token. {console}"))
+    if checks:
+        if not settings.twilio_phone_number:
+            found = "TWILIO_PHONE_NUMBER is not set: nobody can be called or texted."
+            checks.insert(0, warning(name, found, "Set it to your number as the Twilio console shows it, in quotes."))
+        return checks
     for region in settings.regions:
         chosen = settings.for_region(region)
         if bool(chosen.twilio_region) != bool(chosen.twilio_edge):

@@ -273,13 +273,15 @@ class CallHangupError(CallError):
 
 
 class MachineAnsweredError(CallError):
-    """An answering machine has taken the call: raised once, out of the verb ``run()`` is in, when the session has an
-    ``on_machine()``. Let it pass, as :class:`CallHangupError`.
+    """An answering machine has taken the call: raised out of the verb ``run()`` is in, and every further one, when
+    the session has an ``on_machine()``. Let it pass, as :class:`CallHangupError`.
 
     Attributes:
         answered_by: what Twilio's detection said, for example ``machine_end_beep``.
+        partial: what ``say()`` had reached, where that was the verb.
     """
 
     def __init__(self, answered_by: str = "") -> None:
         self.answered_by = answered_by
+        self.partial: Any = None
         super().__init__(f"A machine has answered ({answered_by})" if answered_by else "A machine has answered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 import weakref
 from typing import Any
 
@@ -52,13 +53,21 @@ class Call:
         self.error: BaseException | None = None
         self.status = ""
         self.failure: Failure | None = None
+        self.detection_s = 0.0
+        """How long (s) machine detection may take; 0: there is none."""
         self.disowned = False
         """Its request failed as far as anybody was told: it must not be."""
         self._not_answered: CallOutcome | None = None
         self._live: LiveCall = session.live
         self._flow_done = False
+        self._in_run: int | None = None  # the thread that is in run()
         self._thread: ClockThread | None = None
         self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def live(self) -> LiveCall:
+        """The call's inside; that of its session may be another call's by now."""
+        return self._live
 
     def __repr__(self) -> str:
         return f"<Call {self.call_sid or 'not placed'}: {self.ended_reason or self.outcome or 'under way'}>"
@@ -73,7 +82,8 @@ class Call:
             return CallOutcome.MACHINE
         if answered_by == "fax":
             return CallOutcome.FAX
-        return CallOutcome.ANSWERED if self._live.started_at is not None else None
+        answered = self._live.started_at is not None or self.status in ("in-progress", "completed")
+        return CallOutcome.ANSWERED if answered else None
 
     @property
     def ended_reason(self) -> str:
@@ -115,24 +125,15 @@ class Call:
         return bool(self._live.ended) and (self._thread is None or self._flow_done)
 
     def hang_up(self) -> None:
-        """End the call now, also while it still rings, or is away in a transfer. Blocks as long as Twilio's REST API
-        takes for a call without a stream; does not wait for :meth:`wait`.
-
-        Raises:
-            RestError: Twilio refused, or could not be reached.
-        """
+        """End the call now, wherever it is: also while it rings, or is away in a transfer. Does not wait, neither for
+        :meth:`wait` nor for Twilio; should Twilio's API fail, it is asked again."""
         refuse_on_event_loop("hang_up()")
         live = self._live
-        if live.leg is not None or live.ended:
-            live.hang_up("cut")
-            return
-        live.hang_up("cut")
-        if self.call_sid and live.control is not None:
-            live.control.end_call()
-            if live.started_at is None:  # no stream will come, and whether a callback does is not certain
-                self.not_answered(CallOutcome.CANCELED)
-            else:
-                live.end("cut")
+        rings = live.started_at is None and not live.ended and self.status != "in-progress"
+        live.hang_up("canceled" if rings else "cut")
+        if rings and live.ended:
+            self._not_answered = self._not_answered or CallOutcome.CANCELED
+            live.bridge.notify()
 
     # -- what Twilio tells (any thread) ---------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class Call:
 
     def not_answered(self, outcome: CallOutcome, failure: Failure | None = None, reason: str = "") -> None:
         """It will not be answered: the call is over."""
-        if self._live.started_at is None:
+        if self._live.started_at is None and not self._live.ended:
             self._not_answered, self.failure = outcome, failure
             self._live.end(reason or outcome)
 
@@ -161,12 +162,15 @@ class Call:
         """Twilio says that the call has ended. Normally its stream has told before."""
         live = self._live
         if live.started_at is None:
-            message = "It was answered, but its stream never came: see VOICE_STREAM_URL, and the server's log."
+            message = (
+                "It was answered and over before its stream came: hung up at once, or the stream cannot be had; see "
+                "VOICE_STREAM_URL, and the server's log."
+            )
             self.not_answered(CallOutcome.FAILED, Failure(message=message), "never_connected")
-            return
-        live.hang_up("completed")
-        if live.leg is None:
+        elif live.leg is None:
             live.end("completed")
+        else:
+            live.hang_up("completed")
 
     def machine_detected(self, answered_by: str, detection_ms: int | None = None) -> None:
         """Machine detection has decided. A machine takes ``run()`` to ``on_machine()``, where there is one."""
@@ -175,11 +179,15 @@ class Call:
             if live.answered_by or not answered_by:
                 return  # told twice
             live.answered_by = answered_by
+            thread = self._in_run if self._is_for_on_machine else None
         live.emit(MachineDetected, answered_by=answered_by, detection_ms=detection_ms)
-        thread = self._thread
-        if self._is_for_on_machine and thread is not None and self.flow_running and thread.ident is not None:
+        if thread is not None:
             live.speaker.clear()
-            live.bridge.divert(thread.ident, MachineAnsweredError(answered_by))
+            live.bridge.divert(thread, MachineAnsweredError(answered_by))
+            live.hearing.nudge()
+            live.come_back()  # nobody shall be put through to a machine
+        else:
+            live.bridge.notify()
 
     @property
     def _is_for_on_machine(self) -> bool:
@@ -218,14 +226,21 @@ class Call:
         # Of the session only run() and on_machine() may be overridden: its verbs are called as VoiceSession has them.
         session = self.session
         try:
-            machine = self._is_for_on_machine
+            with self._live.bridge.lock:  # a verdict comes before this, or finds us in run()
+                machine = self._is_for_on_machine
+                self._in_run = None if machine else threading.get_ident()
             if not machine:
                 try:
                     self.result = session.run()
+                    self._await_verdict()
                     VoiceSession.hang_up(session)
                 except MachineAnsweredError:
                     machine = True
-            if machine:  # not above, where what it raises would seem to come of the other
+                finally:
+                    self._in_run = None
+                    machine |= self._live.bridge.end_diversion()  # run() may have swallowed it
+            if machine and not self._live.ended:
+                VoiceSession.clear(session)  # what run() queued last
                 self.result = session.on_machine()
                 VoiceSession.hang_up(session)
         except CallHangupError as error:
@@ -242,6 +257,15 @@ class Call:
             self.error = error
             log.warning("Call %s: run() ended with %r", self.call_sid, error)
             self._live.hang_up("failed")
+
+    def _await_verdict(self) -> None:
+        """``run()`` is through, perhaps with a machine whose greeting it took for a person: before detection has
+        decided, there is no hanging up on it."""
+        live = self._live
+        if self.detection_s and type(self.session).on_machine is not VoiceSession.on_machine:
+            assert live.started_at is not None
+            left = live.started_at + self.detection_s - live.clock.monotonic()
+            live.bridge.wait_until(lambda: live.answered_by or live.ended, left)
 
     def _apologise(self, apology: str | None) -> None:
         session = self.session

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 
 from .events import Final, NoMatch
-from .exceptions import CallHangupError
-from .hearing import listen_result
+from .exceptions import CallHangupError, ProviderError
+from .hearing import LONGEST_UTTERANCE_S, TRANSCRIPT_GRACE_S, listen_result
 from .live_call import LiveCall
 from .results import GatherResult
 from .turns.key_entry import KeyEntry, figures
 
 __all__ = ["gather_once"]
 
-_LONGEST_UTTERANCE_S = 30.0
-_TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
+log = logging.getLogger(__name__)
 
 
 def gather_once(
@@ -38,13 +38,19 @@ def gather_once(
     keypad, hearing, bridge = live.keypad, live.hearing, live.bridge
     entry = KeyEntry(digits, terminator)
     expect = None if isinstance(speech, bool) else speech
-    from_ms = hearing.prepare(expect, digits if expect is None else None) if speech else 0.0
+    from_ms, deaf = 0.0, None
+    if speech:
+        try:
+            from_ms = hearing.prepare(expect, digits if expect is None else None)
+        except ProviderError as error:
+            log.warning("Call %s: gather() takes keys only, for recognition failed: %s", live.call_sid, error)
+            speech, deaf = False, error
     _say_prompt(live, prompt)
     deadline = bridge.clock.monotonic() + timeout
     spoke_on = False
 
     def said() -> bool:
-        return bool(speech) and not entry.keys and (hearing.said_since(from_ms) or hearing.failed)
+        return bool(speech) and not entry.keys and hearing.said_since(from_ms)
 
     while True:
         with bridge.lock:
@@ -55,22 +61,29 @@ def gather_once(
             heard = hearing.take_said(from_ms) if key is None and said() else None
         if key is not None:
             if entry.press(key):
+                if not entry.terminated:
+                    with bridge.lock:
+                        keypad.ignore_next(terminator)
                 return _of_keys(entry)
             deadline = bridge.clock.monotonic() + pause
         elif heard is not None:
             return _of_speech(heard, expect, digits)
         elif speech and not entry.keys:
-            hearing.raise_if_over()
+            hearing.raise_if_over()  # a recogniser that has failed: no key came either
             if not hearing.speaking or spoke_on:
                 return GatherResult()
             # In the middle of a sentence: let it end, and its transcript come.
             spoke_on = True
             bridge.wait_until(
-                lambda: not hearing.speaking or keypad.waiting or said() or bridge.ended, _LONGEST_UTTERANCE_S
+                lambda: not hearing.speaking or keypad.waiting or said() or bridge.ended, LONGEST_UTTERANCE_S
             )
-            deadline = bridge.clock.monotonic() + _TRANSCRIPT_GRACE_S
+            deadline = bridge.clock.monotonic() + TRANSCRIPT_GRACE_S
+        elif entry.keys:
+            return _of_keys(entry)
+        elif deaf is not None:
+            raise deaf
         else:
-            return _of_keys(entry) if entry.keys else GatherResult()
+            return GatherResult()
 
 
 def _say_prompt(live: LiveCall, prompt: Callable[[threading.Event], object]) -> None:

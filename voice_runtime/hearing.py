@@ -35,12 +35,12 @@ from .workers import run_in_thread
 if TYPE_CHECKING:
     from .stt import SttProvider
 
-__all__ = ["Hearing"]
+__all__ = ["LONGEST_UTTERANCE_S", "TRANSCRIPT_GRACE_S", "Hearing", "listen_result"]
 
 log = logging.getLogger(__name__)
 
-_LONGEST_UTTERANCE_S = 30.0
-_TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
+LONGEST_UTTERANCE_S = 30.0
+TRANSCRIPT_GRACE_S = 5.0  # a transcript comes 0.3 to 1.8 s after its audio
 _READY_S = 15.0
 _STOP_S = 5.0
 _GAP_HEARD_MS = 1000.0
@@ -172,6 +172,9 @@ class Hearing:
                     raise TimeoutError(f"No audio from the caller for {timeout:g} s") from None
                 if frame is None:
                     return
+                if not frame:  # look up
+                    bridge.raise_if_diverted()
+                    continue
                 yield frame
         finally:
             with bridge.lock:
@@ -283,6 +286,11 @@ class Hearing:
             task.cancel()
             await asyncio.wait([task], timeout=_STOP_S)
 
+    def nudge(self) -> None:
+        """Have the threads that take frames look whether they are wanted elsewhere. Any thread."""
+        for listener in self._listeners:
+            listener.put(b"")
+
     def close(self) -> None:
         """The call is over: release the threads that take frames (the lock must be held)."""
         for listener in self._listeners:
@@ -375,9 +383,9 @@ class Hearing:
             if grace is None and self._speaking:
                 # In the middle of a sentence: let it end.
                 bridge.wait_until(
-                    lambda: not self._speaking or self.said_since(from_ms) or bridge.ended, _LONGEST_UTTERANCE_S
+                    lambda: not self._speaking or self.said_since(from_ms) or bridge.ended, LONGEST_UTTERANCE_S
                 )
-                grace = bridge.clock.monotonic() + _TRANSCRIPT_GRACE_S
+                grace = bridge.clock.monotonic() + TRANSCRIPT_GRACE_S
                 continue
             return ListenResult()
 
@@ -397,11 +405,6 @@ class Hearing:
     def speaking(self) -> bool:
         """Whether the caller is in the middle of a sentence."""
         return self._speaking
-
-    @property
-    def failed(self) -> bool:
-        """Whether the recogniser has failed."""
-        return self._failure is not None
 
     def _wait_said(self, from_ms: float, timeout: float) -> Final | NoMatch | None:
         """Wait for it and take it, in one go under the lock: two listeners never take the same."""

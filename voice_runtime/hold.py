@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from types import TracebackType
 
 from .audio.frames import SAMPLE_RATE
 from .audio.g711 import pcm16_to_ulaw
 from .clock import ClockThread
-from .exceptions import CallError
+from .exceptions import CallError, VoiceRuntimeError
 from .live_call import LiveCall
 
 __all__ = ["Hold", "waiting_tone"]
+
+log = logging.getLogger(__name__)
 
 
 def waiting_tone() -> bytes:
@@ -35,19 +38,23 @@ class Hold:
         self._music = music
         self._name = name
         self._stop = threading.Event()
+        live.holds.append(self.end)
         self._thread: ClockThread = live.clock.start_thread(self._play, f"hold music of {live.call_sid}")
 
     def _play(self) -> None:
         try:
             while not self._stop.is_set():
-                self._live.speaker.play(self._music, self._name, self._stop)
+                self._live.speaker.play(self._music, self._name, self._stop, told=False)
         except CallError:
             pass  # the call has ended
+        except VoiceRuntimeError as error:
+            log.warning("Call %s: the hold music ends: %s", self._live.call_sid, error)
 
     def end(self) -> None:
         """The music stops at once. May be called again."""
         if not self._stop.is_set():
             self._stop.set()
+            self._live.holds.remove(self.end)
             self._thread.join(5)
             self._live.hearing.clear_inbound()
             self._live.keypad.clear()

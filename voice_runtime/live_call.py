@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .bridge import Bridge
-from .clock import Clock
+from .clock import Clock, ClockThread
 from .dispatcher import Dispatcher
 from .events import (
     CallEnded,
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _TASK_GRACE_S = 5.0
 _SEAM_REASONS = frozenset({"caller_hung_up", "stream_lost"})  # what the end of a replaced stream looks like
+_HANG_UPS = 4
 _REDIRECT_S = 10.0  # from Twilio's answer to the end of the stream it redirects
 _AFTER_DOUBT_S = 3.0
 # While a call is away, its end may be told by nobody: it is looked for, ever more rarely.
@@ -61,11 +62,15 @@ class LiveCall:
     """The parts of one call, wired together."""
 
     __slots__ = (
+        "_carrier_thread",
         "_ending",
+        "_leaving",
         "_next_leg_s",
         "_observers",
         "_report",
         "_seam",
+        "_taken",
+        "_wanted_back",
         "answered_by",
         "bridge",
         "call_sid",
@@ -75,9 +80,11 @@ class LiveCall:
         "dispatcher",
         "facts",
         "hearing",
+        "holds",
         "keypad",
         "leg",
         "on_begun",
+        "on_ending",
         "on_lost",
         "on_over",
         "parameters",
@@ -129,12 +136,20 @@ class LiveCall:
         """Called on the loop when the first stream is up."""
         self.on_over: list[Callable[[], None]] = []
         """Called on the loop when nothing of the call runs any more but its flow's thread."""
+        self.on_ending: list[Callable[[], None]] = []
+        """Called once or twice, by whatever thread ends the call, before anybody who waits learns of it."""
         self.on_lost: Callable[[], None] | None = None
         """Called on the loop when the stream was lost and is waited for."""
         self._report: TransferResult | None = None
         self._next_leg_s = 0.0
         self._seam: asyncio.TimerHandle | None = None
         self.transcript: list[TranscriptLine] = []
+        self.holds: list[Callable[[], None]] = []
+        """Ends the music that is being played to the caller."""
+        self._leaving = False
+        self._taken = False  # the order to leave
+        self._wanted_back = False
+        self._carrier_thread: ClockThread | None = None
         self._observers = observers
         self._ending: asyncio.Task[None] | None = None
 
@@ -270,14 +285,26 @@ class LiveCall:
 
         Raises:
             CallHangupError: the call ended meanwhile.
-            RestError: the carrier refused; the call is where it was.
+            RestError: the carrier refused, and the call stays.
         """
         bridge = self.bridge
-        with bridge.lock:
-            bridge.wait(lambda: self.leg is not None or bridge.ended, None)
+        with bridge.lock:  # one at a time: whoever comes second is taken away from the stream the first comes back to
+            bridge.wait(lambda: bridge.ended or not (self._leaving or self.leg is None), None)
             if bridge.ended:
                 raise CallHangupError(reason=bridge.ended)
+            self._leaving = True
             old, self._report, self._next_leg_s = self.leg, None, patience
+        try:
+            with bridge.undiverted():
+                self._order(act, old)
+                return self._report
+        finally:
+            with bridge.lock:
+                self._leaving = False
+                bridge.condition.notify_all()
+
+    def _order(self, act: Callable[[], object], old: Leg | None) -> None:
+        bridge = self.bridge
 
         def back() -> bool:
             return bool(bridge.ended) or self.leg not in (None, old)
@@ -285,26 +312,60 @@ class LiveCall:
         def gone() -> bool:
             return back() or self.leg is not old
 
+        self._taken = self._wanted_back = False
         try:
             act()
-        except RestError as error:
+        except BaseException as error:
             # What failed after the deed takes the stream away all the same, at once.
-            if not error.maybe_done or not bridge.wait_until(gone, _AFTER_DOUBT_S):
-                self.await_next_leg(0.0)
+            doubtful = isinstance(error, RestError) and error.maybe_done
+            if not (doubtful and bridge.wait_until(gone, _AFTER_DOUBT_S)):
+                self._stay(old)
                 raise
-        except BaseException:
-            self.await_next_leg(0.0)
-            raise
+        with bridge.lock:
+            self._taken = True
+            if self._wanted_back:
+                self._order_back()
         if not bridge.wait_until(gone, _REDIRECT_S):
-            self.await_next_leg(0.0)
-            raise RestError("Twilio took the order and the call's stream went on as if it had not.", maybe_done=True)
+            self._stay(old)
+            raise RestError(
+                "The carrier took the order and the call's stream went on as if it had not.", maybe_done=True
+            )
         seconds = _FIRST_LOOK_S
         while not bridge.wait_until(back, seconds):
             seconds = min(seconds * _LOOK_GROWS, _LONGEST_LOOK_S)
-            self._look_whether_over()
+            # In a thread of its own: the call may be back long before the carrier answers.
+            self.clock.start_thread(self._look_whether_over, f"look after call {self.call_sid}")
         if bridge.ended:
             raise CallHangupError(reason=bridge.ended)
-        return self._report
+
+    def come_back(self) -> None:
+        """Whatever the call is away for, it is wanted here, once the carrier has taken that order. Any thread."""
+        with self.bridge.lock:
+            if not self._leaving:
+                return
+            self._wanted_back = True
+            if self._taken:
+                self._order_back()
+
+    def _order_back(self) -> None:
+        if self.control is not None:
+            self.clock.start_thread(self.control.come_back, f"return of {self.call_sid}")
+
+    def _stay(self, old: Leg | None) -> None:
+        """The order failed. Had the stream ended meanwhile, for another reason, that was taken for its doing."""
+        self.await_next_leg(0.0)
+        if self.leg is old or self.bridge.ended:
+            return
+        self._look_whether_over()
+        if self.bridge.ended:
+            raise CallHangupError(reason=self.bridge.ended)
+        self.bridge.call_soon(self._wait_for_reconnection)
+
+    def _wait_for_reconnection(self) -> None:
+        self._forget_seam()
+        if self.leg is None and not self.bridge.ended:
+            seconds = self.reconnect_s or 1.0
+            self._seam = asyncio.get_running_loop().call_later(seconds, self.end, "stream_lost")
 
     def _look_whether_over(self) -> None:
         if self.control is None:
@@ -323,16 +384,44 @@ class LiveCall:
         self.emit(DtmfReceived, digit=key)
 
     def hang_up(self, reason: str) -> None:
-        """Have the transport end the call now; before its stream is up, as soon as it is. Any thread."""
+        """End the call now, wherever it is: on its stream, away from it, or still ringing. A transport of one's own
+        ends it as soon as its stream is up. Any thread, does not wait."""
         with self.bridge.lock:
             leg = self.leg
             if leg is None:
                 self.disconnect_wanted = reason
         if leg is not None:
             leg.hang_up(reason)
+        elif self.control is not None and self.call_sid and not self.ended:
+            self.end(reason)
+            self.end_at_carrier()
+
+    def end_at_carrier(self) -> None:
+        """Have the carrier end the call, in a thread of its own, again and again should it fail: it may be repeated
+        at will. :meth:`wait_ended_at_carrier` waits for that."""
+        self._carrier_thread = self.clock.start_thread(self._end_at_carrier, f"hang-up of {self.call_sid}")
+
+    def wait_ended_at_carrier(self, timeout: float) -> None:
+        """Wait, ``timeout`` seconds at most, for the carrier to have been told."""
+        thread = self._carrier_thread
+        if thread is not None:
+            thread.join(timeout)
+
+    def _end_at_carrier(self) -> None:
+        assert self.control is not None
+        for attempt in range(1, _HANG_UPS + 1):
+            try:
+                self.control.end_call()
+                return
+            except VoiceRuntimeError as error:
+                log.warning("Call %s could not be ended (attempt %d): %s", self.call_sid, attempt, error)
+            self.clock.sleep(attempt)
 
     def end(self, reason: str) -> None:
         """Release every waiting verb now; let go of tasks, recogniser and dispatcher soon. Idempotent, any thread."""
+        if not self.bridge.ended:
+            for ending in self.on_ending:
+                ending()
         with self.bridge.lock:
             if self.bridge.ended:
                 return

@@ -15,6 +15,7 @@ from .events import CallEvent, SmsStatusChanged
 from .flow import Call
 from .policy import Guard
 from .transport import get_sms_transport
+from .transports.twilio_sms import SmsResult
 from .transports.twilio_sms_webhooks import IncomingSms, SmsProgress, SmsStatus, sms_reply
 
 __all__ = ["CallMessages", "MessageDesk", "SmsHandler"]
@@ -34,11 +35,21 @@ class CallMessages:
         self._desk = desk
         self._key = key
 
-    def send_sms(self, to: str, body: str, *, send_at: datetime.datetime | None = None) -> dict[str, str]:
+    def send_sms(self, to: str, body: str, *, send_at: datetime.datetime | None = None) -> SmsResult:
         return self._desk.send(to, body, send_at=send_at, key=self._key)
 
     def cancel_sms(self, message_sid: str) -> bool:
         return self._desk.cancel(message_sid)
+
+
+class _Answer:
+    """What a message is answered with, once its handler has decided."""
+
+    __slots__ = ("made", "twiml")
+
+    def __init__(self, clock: Clock) -> None:
+        self.made = clock.event()
+        self.twiml = sms_reply()
 
 
 class MessageDesk:
@@ -60,15 +71,13 @@ class MessageDesk:
         self._observer = observer
         self._lock = threading.Lock()
         self._progress: OrderedDict[str, SmsProgress] = OrderedDict()
-        self._answers: OrderedDict[str, str] = OrderedDict()
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
 
     def for_call(self, call: Call) -> CallMessages:
         """What a call sends with."""
         return CallMessages(self, call.key)
 
-    def send(
-        self, to: str, body: str, *, send_at: datetime.datetime | None = None, key: str = "none"
-    ) -> dict[str, str]:
+    def send(self, to: str, body: str, *, send_at: datetime.datetime | None = None, key: str = "none") -> SmsResult:
         """As :meth:`~voice_runtime.transports.twilio_sms.TwilioSms.send_sms`, after the guard has agreed.
 
         Args:
@@ -77,13 +86,15 @@ class MessageDesk:
         settings = self._settings()
         told = settings.public_url(f"/sms/status/{key}") if settings.has_public_url else None
         transport: Any = get_sms_transport(settings=settings, clock=self._clock, guard=self._guard())
-        result: dict[str, str] = transport.send_sms(to=to, body=body, send_at=send_at, status_callback=told)
+        result: SmsResult = transport.send_sms(to=to, body=body, send_at=send_at, status_callback=told)
         progress = self._progress_of(result.get("message_sid", ""))
         with self._lock:  # the first callback may have overtaken the answer
             progress.report(result.get("status", ""))
         return result
 
     def _progress_of(self, message_sid: str) -> SmsProgress:
+        if not message_sid:
+            return SmsProgress()
         with self._lock:
             progress = self._progress.setdefault(message_sid, SmsProgress())
             while len(self._progress) > _REMEMBERED:
@@ -118,23 +129,29 @@ class MessageDesk:
             )
             try:
                 self._observer(event)
-            except Exception:
+            except BaseException:
                 log.exception("The observer failed with the status of message %s", status.message_sid)
 
     def received(self, fields: dict[str, str]) -> str:
         """Somebody wrote to one of our numbers: the TwiML that answers. A request that Twilio repeats gets the same
         answer, and the handler is not asked again."""
         message = IncomingSms.from_form(fields)
+        if not message.message_sid:
+            return self._answer(message)
         with self._lock:
             known = self._answers.get(message.message_sid)
-        if known is not None:
-            return known
-        answer = self._answer(message)
-        with self._lock:
-            self._answers[message.message_sid] = answer
-            while len(self._answers) > _REMEMBERED:
-                self._answers.popitem(last=False)
-        return answer
+            if known is None:
+                mine = self._answers[message.message_sid] = _Answer(self._clock)
+                while len(self._answers) > _REMEMBERED:
+                    self._answers.popitem(last=False)
+        if known is not None:  # repeated, perhaps while the handler is still at it
+            known.made.wait()
+            return known.twiml
+        try:
+            mine.twiml = self._answer(message)
+        finally:
+            mine.made.set()
+        return mine.twiml
 
     def _answer(self, message: IncomingSms) -> str:
         if self._handler is None:
@@ -142,6 +159,6 @@ class MessageDesk:
             return sms_reply()
         try:
             return sms_reply(self._handler(message))
-        except Exception:
+        except BaseException:
             log.exception("The handler failed with message %s", message.message_sid)
             return sms_reply()

@@ -57,10 +57,12 @@ class Mark:
     ``outcome`` is None until the mark is settled; ``position`` counts bytes within its generation.
     """
 
-    __slots__ = ("due_ms", "generation", "label", "name", "outcome", "position", "sent_ms", "utterance")
+    __slots__ = ("due_ms", "generation", "label", "name", "outcome", "position", "progress", "sent_ms", "utterance")
 
     def __init__(self, label: str, name: str, generation: _Generation, utterance: Utterance | None) -> None:
         self.label = label
+        self.progress = False
+        """Our own, put between audio: nobody waits for it."""
         self.name = name
         self.generation = generation
         self.utterance = utterance
@@ -336,7 +338,7 @@ class Timeline:
         self._hear(generation, generation.reckoned(now_ms - _ASSUME_HEARD_AFTER_MS))
         while generation.marks and generation.marks[0].position <= generation.confirmed:
             mark = generation.marks[0]
-            if mark.utterance is not None or mark.label != _PROGRESS:
+            if not mark.progress:
                 break
             self._by_name.pop(mark.name, None)
             generation.marks.popleft()
@@ -351,6 +353,7 @@ class Timeline:
         if marks and marks[0].due_ms < now_ms - _ASSUME_HEARD_AFTER_MS:
             self._assume_heard(self._now, now_ms)
         progress = Mark(_PROGRESS, self._name(_PROGRESS), self._now, None)
+        progress.progress = True
         self._send_mark(progress, now_ms)
         out.append(progress)
 
@@ -514,7 +517,7 @@ class Timeline:
             self._finish_cut(cut, cut.played(now_ms), proven=False)
         generation = self._now
         position = generation.played(now_ms)
-        if not generation.chunks and all(mark.label == _PROGRESS for mark in generation.marks):
+        if not generation.chunks and all(mark.progress for mark in generation.marks):
             position = generation.sent
         self._hear(generation, position)
         again: list[bytes | Mark] = []
@@ -524,7 +527,7 @@ class Timeline:
             if marks and marks[0].position <= at:
                 mark = marks.popleft()
                 self._by_name.pop(mark.name, None)
-                if mark.utterance is not None or mark.label != _PROGRESS:
+                if not mark.progress:
                     again.append(mark)
                 continue
             if chunks and chunks[0][0] <= at:

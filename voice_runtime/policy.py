@@ -250,6 +250,8 @@ class Guard:
             NO_COUNTRY: "it belongs to no country, as those of satellites and international services (001)",
             UNKNOWN_COUNTRY: "several countries share its code, and none is known to have such a number (ZZ)",
         }.get(country, f"it is in {country}")
+        if allowed is None and not (caller_id or self._caller_id):
+            basis = "TWILIO_PHONE_NUMBER, whose country is the one allowed, is not set"
         wider = ",".join(sorted({country, *(allowed or ()), *([home] if home else ())}))
         raise PolicyError(
             "allowed_countries",

@@ -121,7 +121,7 @@ class ConferenceResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outcome: ``answered`` when anybody who was invited came, or nobody was; else why the last one did not.
-        duration_s: how long this call was in it, waiting included.
+        duration_s: how long this call was away, waiting and the way there and back included.
         invited: the ids of the calls to those who were invited.
 
     True where it was answered.

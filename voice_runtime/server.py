@@ -19,6 +19,7 @@ import functools
 import logging
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from .audio.mixer import AudioMixer
 from .bridge import refuse_on_event_loop
 from .clock import Clock, SystemClock
 from .events import CallerHeard, CallEvent, SayFinished
-from .exceptions import ConfigurationError, RestError, VoiceRuntimeError
+from .exceptions import ConfigurationError, RestError
 from .facts import CallFacts
 from .flow import APOLOGY, Call
 from .messages import MessageDesk, SmsHandler
@@ -38,6 +39,7 @@ from .session import VoiceSession
 from .stt import create_stt
 from .switchboard import Flow, Refusal, Switchboard
 from .transports.twilio_control import CallUrls, TwilioControl
+from .transports.twilio_sms import SmsResult
 from .transports.twilio_token import TokenBook
 from .transports.twilio_ws import MAX_MESSAGE_BYTES, StreamEndpoint, serve_stream
 from .tts import create_tts
@@ -55,7 +57,8 @@ _PORT_WAIT_S = 15.0
 _FLOW_GRACE_S = 5.0
 _EXECUTOR_GRACE_S = 5.0
 _DEFAULT_RING_S = 60
-_RING_SLACK_S = 30.0  # Twilio allows itself five seconds more, and then connects the stream
+_QUEUE_S = 14_400.0  # a call above the account's calls per second waits in Twilio's queue
+_DETECTION_S = 30  # https://www.twilio.com/docs/voice/answering-machine-detection, MachineDetectionTimeout
 _CALLBACK_WAIT_S = 5.0  # for the first callback of a call whose request was not answered
 
 
@@ -87,7 +90,8 @@ class VoiceServer:
         busy_message: said to who calls when ``VOICE_MAX_CALLS`` are up; None: the engaged tone.
         settings: instead of those of the environment.
         insecure: accept webhooks and streams that Twilio has not signed. Only for a line on your own machine.
-        observer: called with every event of every call, on the call's callback thread.
+        observer: called with every event of every call, on the call's callback thread; with the status of a message
+            whose call is over, on another.
 
     Raises:
         ProviderUnavailableError: the provider that was named is not installed; the message holds the install line.
@@ -116,6 +120,7 @@ class VoiceServer:
         self._make_tts = self._factory("tts", tts)
         self._policy = policy
         self._guard: Guard | None = None
+        self._guard_lock = threading.Lock()
         self._insecure = insecure
         self._observer = observer
         self._clock = clock or SystemClock()
@@ -130,7 +135,6 @@ class VoiceServer:
             flow,
             settings=self.settings,
             clock=self._clock,
-            loop=lambda: self._loop,
             insecure=insecure,
             busy_message=busy_message,
             apology=apology,
@@ -154,15 +158,16 @@ class VoiceServer:
 
     def guard(self) -> Guard:
         """What every call and message of this server has to pass; made with the first."""
-        if self._guard is None:
-            settings = self.settings()
-            self._guard = Guard(
-                self._policy or CallPolicy.from_settings(settings),
-                clock=self._clock,
-                caller_id=settings.twilio_phone_number,
-                region=settings.voice_default_country,
-            )
-        return self._guard
+        with self._guard_lock:
+            if self._guard is None:
+                settings = self.settings()
+                self._guard = Guard(
+                    self._policy or CallPolicy.from_settings(settings),
+                    clock=self._clock,
+                    caller_id=settings.twilio_phone_number,
+                    region=settings.voice_default_country,
+                )
+            return self._guard
 
     # -- serving --------------------------------------------------------------------------------------------------
 
@@ -231,12 +236,10 @@ class VoiceServer:
         have ended."""
         calls = self._switchboard.open
         for call in calls:
-            try:
-                call.hang_up()
-            except VoiceRuntimeError as error:
-                log.warning("Call %s could not be ended: %s", call.call_sid, error)
+            call.hang_up()
         deadline = self._clock.monotonic() + timeout
         for call in calls:
+            call.live.wait_ended_at_carrier(max(0.0, deadline - self._clock.monotonic()))
             if not call.wait(max(0.0, deadline - self._clock.monotonic())):
                 log.warning("Call %s did not end within %g s", call.call_sid, timeout)
 
@@ -318,22 +321,24 @@ class VoiceServer:
         if loop is None:
             raise ConfigurationError(
                 "dial() needs the server to be running in this process, for Twilio connects the call to it: "
-                "use it inside `with server.running():`."
+                "use it inside `with server.running():` (with a fake Twilio in memory, after `fake.mount(...)`)."
             )
         settings = self.settings().for_region(region)
         admission = self.guard().admit_call(to, caller_id=caller_id)
         try:
-            call = self._expect_outbound(flow or self._flow, admission.number, caller_id, settings, loop)
+            call = self._expect_outbound(flow or self._flow, admission.number, caller_id, region, loop)
         except BaseException:
             admission.refuse()
             raise
-        call.session.live.on_over.append(admission.release)
+        call.live.on_ending.append(admission.release)
+        if machine_detection is not None:
+            call.detection_s = float(machine_detection_timeout or _DETECTION_S)
         ring_s = _DEFAULT_RING_S if timeout is None else timeout
         urls = CallUrls(self.settings, call.key)
         try:
             call_sid = initiate_outbound_call(
                 admission,
-                twiml=self._webhooks.connect(call, ring_s + _RING_SLACK_S),
+                twiml=self._webhooks.connect(call, _QUEUE_S),
                 status_callback=urls.status,
                 caller_id=caller_id,
                 timeout=timeout,
@@ -362,17 +367,13 @@ class VoiceServer:
         return call
 
     def _expect_outbound(
-        self, flow: Flow, to: str, caller_id: str | None, settings: config.Settings, loop: asyncio.AbstractEventLoop
+        self, flow: Flow, to: str, caller_id: str | None, region: str | None, loop: asyncio.AbstractEventLoop
     ) -> Call:
-        facts = CallFacts(
-            called=to, caller=caller_id or settings.twilio_phone_number or "", direction="outbound-api"
-        )
-        call = self._switchboard.expect(flow, facts, loop)
+        ours = caller_id or self.settings().for_region(region).twilio_phone_number or ""
+        facts = CallFacts(called=to, caller=ours, direction="outbound-api")
+        call = self._switchboard.expect(flow, facts, loop, region=region)
         if isinstance(call, Refusal):
             raise ConfigurationError("The flow does not make this call: it returned reject() or busy().")
-        control = call.session.live.control
-        if isinstance(control, TwilioControl):
-            control.settings = lambda: settings
         return call
 
     def _disown(self, call: Call, *, placed: bool) -> None:
@@ -382,13 +383,18 @@ class VoiceServer:
             call.disowned = True
         else:
             self._switchboard.forget(call)
-        call.session.live.end("never_placed")
+        call.live.end("never_placed")
 
-    def send_sms(self, to: str, body: str, *, send_at: datetime.datetime | None = None) -> dict[str, str]:
+    def send_sms(self, to: str, body: str, *, send_at: datetime.datetime | None = None) -> SmsResult:
         """Send a text message that belongs to no call; arguments, result and errors as those of
         :meth:`VoiceSession.send_sms`."""
         refuse_on_event_loop("send_sms()")
         return self._messages.send(to, body, send_at=send_at)
+
+    def cancel_sms(self, message_sid: str) -> bool:
+        """Cancel a message that was given ``send_at``; as :meth:`VoiceSession.cancel_sms`."""
+        refuse_on_event_loop("cancel_sms()")
+        return self._messages.cancel(message_sid)
 
     # -- the app --------------------------------------------------------------------------------------------------
 
@@ -413,14 +419,19 @@ class VoiceServer:
             yield
         finally:
             self._loop = None
-            for call in self.calls:
-                call.session.live.hang_up("server_stopped")
-            await run_in_thread(self._clock, self._wait_for_flows, "voice-server-stop")
+            # The server has closed the sockets already: what is open now is lost, away, or rings.
+            calls = self._switchboard.open
+            for call in calls:
+                call.live.hang_up("server_stopped")
+            await run_in_thread(self._clock, lambda: self._wait_for_flows(calls), "voice-server-stop")
 
-    def _wait_for_flows(self) -> None:
-        """The sockets are closed; let what run() does behind its last verb come to an end."""
+    def _wait_for_flows(self, calls: list[Call]) -> None:
+        """Let Twilio hear of the end of those that had no socket, and what run() does behind its last verb come to an
+        end."""
         deadline = self._clock.monotonic() + _FLOW_GRACE_S
-        for call in [*self.calls, *self.finished]:
+        for call in calls:
+            call.live.wait_ended_at_carrier(max(0.0, deadline - self._clock.monotonic()))
+        for call in [*calls, *self.finished]:
             if call.flow_running and not call.wait(max(0.0, deadline - self._clock.monotonic())):
                 log.warning("Call %s: run() has not ended with the server", call.call_sid)
 
@@ -429,7 +440,7 @@ class VoiceServer:
 
     # -- what a call is given -------------------------------------------------------------------------------------
 
-    def _equip(self, call: Call) -> None:
+    def _equip(self, call: Call, region: str | None) -> None:
         settings, session = self.settings(), call.session
         if self._observer is not None:
             session.subscribe(self._observer)
@@ -443,12 +454,14 @@ class VoiceServer:
             session.set_mixer(AudioMixer(monitor=True, clock=self._clock))
         if settings.voice_log_transcripts:
             session.subscribe(_log_transcript)
-        session.live.control = TwilioControl(
+        session.live.control = control = TwilioControl(
             CallUrls(self.settings, call.key),
             call_sid=lambda: call.call_sid,
-            settings=self.settings,
+            settings=lambda: self.settings().for_region(region),
             guard=self.guard,
+            clock=self._clock,
         )
+        session.live.on_ending.append(control.back)
 
     def _factory(self, kind: str, choice: str | Callable[[], Any] | None) -> Callable[[], Any] | None:
         if callable(choice):

@@ -38,7 +38,7 @@ from .facts import CallFacts
 from .gathering import gather_once
 from .inbound import InboundQueue
 from .live_call import LiveCall
-from .machine import wait_for_beep
+from .machine import listening, wait_for_beep
 from .outbound_pull import OutboundPull
 from .results import GatherResult, ListenResult, PlayResult, SayResult
 from .speaking import SpeakerLimits
@@ -59,6 +59,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+_MESSAGE_ATTEMPTS = 3
 
 
 @dataclass(eq=False)
@@ -248,10 +250,10 @@ class VoiceSession(ControlVerbs):
 
     def leave_message(self, text: str, *, timeout: float = 60.0) -> SayResult:
         """Leave a message on an answering machine: wait for its beep, or for its silence, then say ``text`` to the
-        end.
+        end. Should the machine go on talking, because its greeting had a long pause, the message is left again.
 
         Args:
-            timeout: seconds of greeting to sit through; then the message is left anyway.
+            timeout: seconds of greeting to sit through, messages left in vain included; then it is left anyway.
 
         Raises:
             CallHangupError: the machine hung up; ``partial`` tells how much of the message it has.
@@ -259,7 +261,17 @@ class VoiceSession(ControlVerbs):
         """
         refuse_on_event_loop("leave_message()")
         self._clear()
+        heard_beep = self.live.answered_by == "machine_end_beep"
+        deadline = self.clock.monotonic() + timeout
         wait_for_beep(self.live, self.live.answered_by, timeout)
+        for _ in range(_MESSAGE_ATTEMPTS - 1):
+            with listening(self.live) as ear:
+                result = self._say(text, ear.beeped)
+            if ear.beeped.is_set():
+                continue  # the recording begins now
+            if heard_beep or not ear.talked or self.clock.monotonic() >= deadline:
+                return result
+            wait_for_beep(self.live, "", deadline - self.clock.monotonic())
         return self._say(text)
 
     def clear(self) -> None:
@@ -388,7 +400,8 @@ class VoiceSession(ControlVerbs):
 
         Args:
             digits: how many keys; None: as many as come before ``terminator`` or a pause.
-            terminator: ends the entry and is no part of it; empty: no such key.
+            terminator: ends the entry and is no part of it, nor, pressed behind a full one, of anything else; empty:
+                no such key.
             timeout: seconds until the caller begins; ``pause``: between two keys.
             speech: True: what the caller says counts as well, with ``digits`` that many spoken digits; or the answers
                 that count (the result's ``choice``).
@@ -397,6 +410,7 @@ class VoiceSession(ControlVerbs):
         Raises:
             ValueError: an entry that could never be complete.
             CallHangupError: the call ended; ``partial`` has the keys so far.
+            ProviderError: recognition failed, and no key came in time either.
         """
         refuse_on_event_loop("gather()")
         if not isinstance(speech, bool):
@@ -501,15 +515,13 @@ class VoiceSession(ControlVerbs):
         """
         refuse_on_event_loop("hang_up()")
         live, requested = self.live, self._disconnect_requested
+        for end_hold in list(live.holds):
+            end_hold()
         if not live.ended and live.leg is not None:
             live.speaker.drain("end-of-call")
             live.bridge.wait_until(lambda: live.ended, self.hang_up_tail if after is None else after)
         # Of this call, whatever reset() has put in its place meanwhile.
         live.bridge.call_soon(requested.set)
-        away = live.leg is None and live.started_at is not None and not live.ended
-        if away and live.control is not None:
-            live.control.end_call()  # it is with somebody else: no stream to close
-            live.end("hung_up")
         live.hang_up("hung_up")
         if live.leg is not None:
             live.bridge.wait_until(lambda: live.ended, 15.0)
@@ -649,12 +661,10 @@ class VoiceSession(ControlVerbs):
         """Make the session ready for another call. Any thread, any time: a call under way is ended first, and neither
         its socket nor its providers can reach the next one. (Call code that goes on using the session does.)"""
         old = self.live
-        leg = old.leg
         self._mixer = None  # a recording is of one call
         self._new_call()
         self.call_sid = None
-        if leg is not None:
-            leg.hang_up("reset")
+        old.hang_up("reset")
         old.end("reset")
 
     # -- monitoring -----------------------------------------------------------------------------------------------

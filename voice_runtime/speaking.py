@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Speaker", "SpeakerLimits"]
 
 _STOP_POLL_S = 0.02  # a threading.Event of somebody else's cannot be waited for together with a condition
+_SETTLE_S = 0.5
 _AHEAD_MS = 30_000.0  # how far a synthesiser may run ahead of the line before it is made to wait
 
 
@@ -180,32 +182,53 @@ class Speaker:
     # -- utterances -----------------------------------------------------------------------------------------------
 
     def say(self, synthesizer: Synthesizer, text: str, stop_event: threading.Event | None = None) -> SayResult:
-        """Make, queue and wait. Raises CallHangupError with the partial result when the call ends."""
+        """Make, queue and wait. Raises CallHangupError, or MachineAnsweredError, with the partial result."""
         refuse_on_event_loop("say()")
         with self.voice(text) as voice:
-            with self._turn(stop_event) as utterance:
-                making = self._bridge.start(lambda: self._make(synthesizer, text, utterance))
-                try:
-                    self._wait(lambda: making.done() or utterance.outcome is not None, None, stop_event)
-                finally:
-                    if not making.done():
-                        making.cancel()
-            error: str | None = None
-            whole = False
-            if making.done() and not making.cancelled():
-                failure = making.exception()
-                whole = failure is None
-                if isinstance(failure, Exception):
-                    error = str(failure) or type(failure).__name__
-            self._wait_heard(utterance, stop_event)
-            outcome = self._outcome_of(utterance)
-            if error is not None and outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED):
-                outcome = Outcome.FAILED
-            heard_ms, duration_ms = self._measure(utterance)
-            complete = outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED)
-            heard = text if complete else heard_text(text, heard_ms, duration_ms, utterance.words, whole=whole)
-            voice.ended(heard, heard_ms, outcome)
-        result = SayResult(
+            making: concurrent.futures.Future[None] | None = None
+            spoken: Utterance | None = None
+            try:
+                with self._turn(stop_event) as utterance:
+                    spoken = utterance
+                    making = order = self._bridge.start(lambda: self._make(synthesizer, text, utterance))
+                    try:
+                        self._wait(lambda: order.done() or utterance.outcome is not None, None, stop_event)
+                    finally:
+                        if not order.done():
+                            order.cancel()
+                self._wait_heard(utterance, stop_event)
+            except MachineAnsweredError as error:
+                if spoken is not None:
+                    self._let_settle(spoken)
+                    error.partial = self._said(text, spoken, making, voice)
+                raise
+            result = self._said(text, utterance, making, voice)
+        self._raise_if_over(result.outcome, result)
+        return result
+
+    def _said(
+        self,
+        text: str,
+        utterance: Utterance,
+        making: concurrent.futures.Future[None] | None,
+        voice: _Voice,
+    ) -> SayResult:
+        """What became of it, also for the observers."""
+        error: str | None = None
+        whole = False
+        if making is not None and making.done() and not making.cancelled():
+            failure = making.exception()
+            whole = failure is None
+            if isinstance(failure, Exception):
+                error = str(failure) or type(failure).__name__
+        outcome = self._outcome_of(utterance)
+        if error is not None and outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED):
+            outcome = Outcome.FAILED
+        heard_ms, duration_ms = self._measure(utterance)
+        complete = outcome in (Outcome.PLAYED, Outcome.UNCONFIRMED)
+        heard = text if complete else heard_text(text, heard_ms, duration_ms, utterance.words, whole=whole)
+        voice.ended(heard, heard_ms, outcome)
+        return SayResult(
             text=text,
             heard_text=heard,
             heard_ms=heard_ms,
@@ -213,14 +236,23 @@ class Speaker:
             outcome=outcome,
             error=error,
         )
-        self._raise_if_over(outcome, result)
-        return result
 
-    def play(self, audio: bytes, name: str, stop_event: threading.Event | None = None) -> PlayResult:
-        """Queue a recording and wait until it was heard. In events its text is its name in brackets."""
+    def _let_settle(self, utterance: Utterance) -> None:
+        """After a clear: until the wire has told how far it was heard."""
+        with self._lock:
+            self._bridge.condition.wait_for(lambda: utterance.outcome is not None or self._bridge.ended, _SETTLE_S)
+
+    def play(
+        self, audio: bytes, name: str, stop_event: threading.Event | None = None, *, told: bool = True
+    ) -> PlayResult:
+        """Queue a recording and wait until it was heard. In events its text is its name in brackets.
+
+        Args:
+            told: False: neither observers nor recogniser learn of it.
+        """
         refuse_on_event_loop("play()")
         name = f"[{name}]"
-        with self.voice(name) as voice:
+        with self.voice(name, told=told) as voice:
             with self._turn(stop_event) as utterance:
                 with self._lock:
                     try:
@@ -246,6 +278,7 @@ class Speaker:
         that is stopped before its turn has come is settled already, and cuts nobody else's."""
         bridge = self._bridge
         with bridge.lock:
+            bridge.raise_if_diverted()
             while not (bridge.ended or not (self._taken or self._suspended)):
                 if stop_event is not None and stop_event.is_set():
                     break
@@ -271,10 +304,13 @@ class Speaker:
                 bridge.condition.notify_all()
 
     @contextlib.contextmanager
-    def voice(self, text: str) -> Iterator[_Voice]:
-        """From the beginning to the end of something said: the recogniser and the observers learn both, whatever
-        happens between."""
+    def voice(self, text: str, *, told: bool = True) -> Iterator[_Voice]:
+        """From the beginning to the end of something said: the recogniser and the observers learn both (unless they
+        are not ``told``), whatever happens between."""
         voice = _Voice(self._call_ms())
+        if not told:
+            yield voice
+            return
         with self._lock:
             self._voices += 1
         self._speaking(True, text)
@@ -282,7 +318,8 @@ class Speaker:
         try:
             yield voice
         except MachineAnsweredError:
-            voice.outcome = Outcome.INTERRUPTED
+            if voice.outcome is Outcome.FAILED:  # nobody has accounted for it
+                voice.outcome = Outcome.INTERRUPTED
             raise
         finally:
             with self._lock:

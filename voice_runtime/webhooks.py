@@ -6,30 +6,31 @@
 ``/voice/machine/<call>``                 what answering machine detection found
 ``/voice/next/<call>/<what>``             the stream, the digits, the transfer or the conference is over: what next?
 ``/voice/announce/<call>``                what is said to who a call is put through to
-``/voice/guest/<call>``                   how the call to somebody invited into its conference is getting on
+``/voice/guest/<call>/<conference>``      how the call to somebody invited into its conference is getting on
 ``/voice/stream/<call>``                  a stream started, stopped or failed
 ``/sms``                                  a text message came in; the answer may hold a reply
 ``/sms/status/<call>``                    how a message we sent is getting on
 ``/voice/check``                          nothing: proves that a signed request gets here (``voice-runtime doctor``)
 ========================================  =========================================================================
 
-A number may be configured for POST or GET. Everything but the first answers within milliseconds; user code (a flow's
-constructor, the handler of messages) runs in a thread of its own.
+A number may be configured for POST or GET. What Twilio merely tells is answered within milliseconds; user code (a
+flow's constructor, the handler of messages) runs in a thread of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 
 from .clock import Clock
 from .config import Settings
 from .events import StreamReported
-from .exceptions import ConfigurationError, VoiceRuntimeError
+from .exceptions import ConfigurationError
 from .flow import Call
 from .masking import mask_numbers
 from .messages import MessageDesk
@@ -48,8 +49,6 @@ from .transports.twilio_webhooks import (
 from .workers import run_in_thread
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .facts import CallFacts
 
 __all__ = ["BUSY_MESSAGE", "Webhooks"]
@@ -61,6 +60,11 @@ BUSY_MESSAGE = "All our lines are busy. Please call again in a few minutes. Good
 Handler = Callable[[Request, dict[str, str]], Awaitable[Response]]
 
 
+def _control_of(call: Call | None) -> TwilioControl | None:
+    control = call.live.control if call is not None else None
+    return control if isinstance(control, TwilioControl) else None
+
+
 def _twiml(document: str) -> Response:
     return Response(document, media_type="text/xml")
 
@@ -69,7 +73,6 @@ class Webhooks:
     """The routes of one server.
 
     Args:
-        loop: the loop that carries the calls; None while the server does not run.
         busy_message: said to who calls when ``max_calls`` are up; None: the engaged tone.
         apology: said by Twilio's voice when a call cannot go on; None: it just ends.
     """
@@ -82,7 +85,6 @@ class Webhooks:
         *,
         settings: Callable[[], Settings],
         clock: Clock,
-        loop: Callable[[], asyncio.AbstractEventLoop | None],
         insecure: bool,
         busy_message: str | None,
         apology: str | None,
@@ -92,11 +94,9 @@ class Webhooks:
         self._flow = flow
         self._settings = settings
         self._clock = clock
-        self._loop = loop
         self._insecure = insecure
         self._busy_message = busy_message
         self._apology = apology
-        self._making = 0  # callers whose flow is being made
 
     def add_to(self, app: FastAPI) -> None:
         """Put the routes into an app."""
@@ -107,7 +107,7 @@ class Webhooks:
             "/voice/machine/{key}": self._on_machine,
             "/voice/next/{key}/{what}": self._on_next,
             "/voice/announce/{key}": self._on_announce,
-            "/voice/guest/{key}": self._on_guest,
+            "/voice/guest/{key}/{number}": self._on_guest,
             "/voice/stream/{key}": self._on_stream,
             "/sms": self._on_sms,
             "/sms/status/{key}": self._on_sms_status,
@@ -138,16 +138,18 @@ class Webhooks:
 
     async def _on_call(self, request: Request, fields: dict[str, str]) -> Response:
         facts = call_facts(fields)
-        loop = self._loop()
-        assert loop is not None, "a request without a running server"
-        if len(self._switchboard) + self._making >= self._settings().voice_max_calls:
+        loop = asyncio.get_running_loop()
+        if (known := self._switchboard.expected(facts.call_sid)) is not None:
+            return _twiml(self.connect(known))  # a repeated request
+        if not self._switchboard.reserve(self._settings().voice_max_calls):
             log.warning("Call %s is one too many: VOICE_MAX_CALLS are up", facts.call_sid)
             return _twiml(say_and_hangup(self._busy_message) if self._busy_message else reject("busy"))
-        self._making += 1
         try:
             # In a thread, for the flow's constructor is user code.
             call = await run_in_thread(
-                self._clock, lambda: self._switchboard.expect(self._flow, facts, loop), "call-constructor"
+                self._clock,
+                lambda: self._switchboard.expect(self._flow, facts, loop, reserved=True),
+                "call-constructor",
             )
             if isinstance(call, Refusal):
                 return _twiml(reject(call.reason))
@@ -156,8 +158,6 @@ class Webhooks:
         except Exception:
             log.exception("Call %s cannot be served", facts.call_sid)
             return self._give_up()
-        finally:
-            self._making -= 1
 
     def _note(self, call: Call, facts: CallFacts) -> None:
         if facts.call_sid:
@@ -185,9 +185,10 @@ class Webhooks:
             # Another process, or one that was restarted, had it.
             log.warning("Call %s came back and is not known here", call_facts(fields).call_sid)
             return self._give_up()
-        live = call.session.live
-        if isinstance(live.control, TwilioControl):
-            live.control.back()
+        live = call.live
+        control = _control_of(call)
+        if control is not None and not (what == "stream" and live.away):
+            control.back()
         if fields.get("CallStatus", "") in ENDED:
             call.completed()
             return _twiml(hangup())
@@ -195,10 +196,6 @@ class Webhooks:
             return _twiml(hangup())
         if what == "dial" and "DialCallStatus" in fields:
             live.report(dial_result(fields))
-        elif what == "conference" and "DialCallStatus" in fields:
-            result = dial_result(fields)
-            outcome = live.control.guests.outcome if isinstance(live.control, TwilioControl) else result.outcome
-            live.report(msgspec.structs.replace(result, outcome=outcome))
         elif what == "stream" and not live.away and not self._switchboard.may_reconnect(call):
             log.error("Call %s: its stream is lost again and again; giving up", call.call_sid)
             call.lost()
@@ -207,20 +204,19 @@ class Webhooks:
 
     async def _on_announce(self, request: Request, fields: dict[str, str]) -> Response:
         call = self._call(request)
-        control = call.session.live.control if call is not None else None
-        text = control.announcement if isinstance(control, TwilioControl) else ""
+        control = _control_of(call)
+        text = control.announcement if control is not None else ""
         return _twiml(say(text)) if text else _twiml("<Response/>")
 
     async def _on_guest(self, request: Request, fields: dict[str, str]) -> Response:
         call = self._call(request)
-        control = call.session.live.control if call is not None else None
-        if call is None or not isinstance(control, TwilioControl) or call.session.live.ended:
+        control = _control_of(call)
+        number = request.path_params["number"]
+        if call is None or control is None or call.live.ended or not re.fullmatch(r"[0-9]{1,6}", number):
             return Response(status_code=204)
-        if control.guests.report(StatusReport.from_form(fields)):
-            try:
-                await run_in_thread(self._clock, control.bring_back, f"return of {call.call_sid}")
-            except VoiceRuntimeError as error:
-                log.warning("Call %s could not be brought back from its conference: %s", call.call_sid, error)
+        if control.guest_reported(int(number), StatusReport.from_form(fields)):
+            # Not in this request, which Twilio waits for: it may take several attempts.
+            self._clock.start_thread(control.bring_back, f"return of {call.call_sid}")
         return Response(status_code=204)
 
     # -- what is told ---------------------------------------------------------------------------------------------
@@ -243,8 +239,9 @@ class Webhooks:
         if call is not None:
             told = StreamReport.from_form(fields)
             if told.error:
-                log.warning("Call %s: Twilio reports on its stream: %r", call.call_sid, mask_numbers(told.error[:200]))
-            call.session.live.emit(StreamReported, stream_sid=told.stream_sid, report=told.event, error=told.error)
+                said = mask_numbers(told.error[:200])
+                log.warning("Call %s: Twilio reports on its stream: %r", call.call_sid, said)
+            call.live.emit(StreamReported, stream_sid=told.stream_sid, report=told.event, error=told.error)
         return Response(status_code=204)
 
     async def _on_sms(self, request: Request, fields: dict[str, str]) -> Response:

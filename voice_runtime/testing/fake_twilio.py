@@ -439,7 +439,7 @@ class FakeTwilio:
     def _face(self, record: CallRecord) -> FakeCall:
         face = self._faces.get(record.sid)
         if face is None:
-            face = FakeCall(record, self._calls, self.log, self._running_loop(), self.clock, self._face)
+            face = FakeCall(record, self._calls, self.log, self._running_loop(), self.clock, self._face, self.legs)
             face = self._faces.setdefault(record.sid, face)
         return face
 

@@ -46,6 +46,10 @@ class OwnedNumber(msgspec.Struct, kw_only=True):
     sid: str = ""
 
 
+_ANSWERS = ("answer", "busy", "no-answer", "reject", "failed")
+_ANSWERED_BY = ("human", "machine", "fax", "unknown")
+
+
 class FarEnd(msgspec.Struct, kw_only=True):
     """How a telephone behaves when it is called.
 
@@ -66,6 +70,14 @@ class FarEnd(msgspec.Struct, kw_only=True):
     """1 kHz after the greeting of a machine; 0 for a machine that does not beep."""
     hang_up_after_s: float | None = None
     """After the answer."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("answer", self.answer, _ANSWERS),
+            ("answered_by", self.answered_by, _ANSWERED_BY),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ class FakeCall:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         face: Callable[[CallRecord], FakeCall],
+        legs: Callable[[str], list[FakeCall]],
     ) -> None:
         self._record = record
         self._engine = engine
@@ -71,6 +72,7 @@ class FakeCall:
         self._loop = loop
         self._clock = clock
         self._face = face
+        self._legs = legs
         self._heard_so_far = 0  # bytes of what was heard that hears() has dealt with
         self._heard_at_turn = 0
         self.script_error: BaseException | None = None
@@ -296,7 +298,21 @@ class FakeCall:
             async with asyncio.timeout(timeout):
                 await self._record.done.wait()
         except TimeoutError:
-            raise TimeoutError(f"expected call {self.sid} to end within {timeout:g} s; it is {self.status}") from None
+            raise TimeoutError(
+                f"expected call {self.sid} to end within {timeout:g} s; {'; '.join(self._still())}"
+            ) from None
+
+    def _still(self) -> list[str]:
+        """What this call, and those it was put through to, are still at."""
+        said = [f"it is {self.status}"]
+        if self._script_running and not self._script_over.is_set():
+            said.append("its script still runs")
+        for leg in self._legs(self.sid):
+            if not leg._record.alive:
+                continue
+            at = ", its script still runs" if leg._script_running and not leg._script_over.is_set() else ""
+            said.append(f"call {leg.sid} to {leg.to} is {leg.status}{at}")
+        return said
 
     async def _poll(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = self._loop.time() + timeout

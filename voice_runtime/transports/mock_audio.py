@@ -149,6 +149,8 @@ class HeardAudio:
     def spans(self) -> list[HeardSpan]:
         """The runs, in order."""
         runs = list(self._runs)
+        if not runs:
+            return []
         ends = [offset for _, offset in runs[1:]] + [len(self._audio)]
         return [
             HeardSpan(at_ms, bytes(self._audio[offset:end])) for (at_ms, offset), end in zip(runs, ends, strict=True)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from ..config import Settings
 
 __all__ = [
+    "ALREADY_ENDED",
     "STATUS_EVENTS",
     "TwilioTransport",
     "build_stream_twiml",
     "build_stream_xml",
+    "check_call_options",
     "hang_up_call",
     "initiate_outbound_call",
     "is_call_over",
@@ -41,8 +43,8 @@ STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
 
 _MACHINE_DETECTION = {"enable": "Enable", "message_end": "DetectMessageEnd", "detectmessageend": "DetectMessageEnd"}
 
-# The call is over, or was never there: 400/21220 "Call is not in-progress", 404/20404 "not found".
-_ALREADY_ENDED = {(400, 21220), (404, 20404)}
+ALREADY_ENDED = {(400, 21220), (404, 20404)}
+"""HTTP status and Twilio error when a call is over, or was never there: "Call is not in-progress", "not found"."""
 
 
 def initiate_outbound_call(
@@ -139,7 +141,10 @@ def initiate_outbound_call(
             options["async_amd_status_callback_method"] = "POST"
     if send_digits:
         if not re.fullmatch(r"[0-9A-D*#wW]{1,32}", send_digits):
-            raise ConfigurationError(f"send_digits is {send_digits!r}; expected up to 32 of 0-9, A-D, *, #, w and W.")
+            # Not the keys themselves: they may be a PIN.
+            raise ConfigurationError(
+                f"send_digits has {len(send_digits)} characters; expected up to 32, each of 0-9, A-D, *, #, w and W."
+            )
         options["send_digits"] = send_digits
     if record:
         options["record"] = True
@@ -216,10 +221,23 @@ def hang_up_call(call_sid: str, *, settings: Settings | None = None, region: str
     try:
         return twilio_rest.first_region_that_knows(settings, end, region=region)
     except RestError as error:
-        if (error.status, error.code) in _ALREADY_ENDED:
+        if (error.status, error.code) in ALREADY_ENDED:
             logger.info("Call %s was over before it could be hung up (HTTP %s)", call_sid, error.status)
             return False
         raise
+
+
+def check_call_options(settings: Settings, *, caller_id: str | None = None, timeout: int | None = None) -> None:
+    """Raise now what :func:`initiate_outbound_call` would raise for these, whoever is called.
+
+    Raises:
+        ConfigurationError: credentials or the caller id are missing, or an option cannot be used.
+    """
+    from . import twilio_rest
+
+    twilio_rest.client(settings)
+    _caller_id(settings, caller_id)
+    _within("timeout", timeout, 1, 600)
 
 
 def redirect_call(call_sid: str, twiml: str, *, settings: Settings | None = None) -> None:

@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from ..clock import Clock
 from ..control import ConferenceOrder, TransferOrder
-from ..exceptions import VoiceRuntimeError
-from ..facts import DialOutcome
+from ..exceptions import RestError, VoiceRuntimeError
 from ..policy import Admission, Guard
 from . import twilio_twiml
-from .twilio_call import hang_up_call, initiate_outbound_call, is_call_over, redirect_call
-from .twilio_webhooks import CallProgress, StatusReport
+from .twilio_call import (
+    ALREADY_ENDED,
+    check_call_options,
+    hang_up_call,
+    initiate_outbound_call,
+    is_call_over,
+    redirect_call,
+)
+from .twilio_conference import Conference
+from .twilio_webhooks import StatusReport
 
 if TYPE_CHECKING:
     from ..config import Settings
     from .twilio_recording import RecordingHandle
 
-__all__ = ["CallUrls", "Guests", "TwilioControl"]
+__all__ = ["CallUrls", "TwilioControl"]
 
 log = logging.getLogger(__name__)
+
+_ATTEMPTS = 4
+_CALLBACK_LOOKS, _CALLBACK_LOOK_S = 20, 0.25
 
 
 class CallUrls:
@@ -59,10 +69,9 @@ class CallUrls:
         """Told when a stream of the call starts, stops or fails."""
         return self._url(f"stream/{self._key}")
 
-    @property
-    def guest(self) -> str:
+    def guest(self, conference: int) -> str:
         """Told how the calls to those invited into a conference are getting on."""
-        return self._url(f"guest/{self._key}")
+        return self._url(f"guest/{self._key}/{conference}")
 
     @property
     def announce(self) -> str:
@@ -74,68 +83,14 @@ class CallUrls:
         return self._url(f"next/{self._key}/{after}")
 
 
-class Guests:
-    """Those who were called into a conference, as their status callbacks tell. Any thread.
-
-    Args:
-        expected: how many there will be.
-    """
-
-    def __init__(self, expected: int) -> None:
-        self._lock = threading.Lock()
-        self._expected = expected
-        self._progress: dict[str, CallProgress] = {}
-        self._sids: list[str] = []
-        self.came = False
-        """Whether anybody has answered."""
-        self.outcome = DialOutcome.ANSWERED if not expected else DialOutcome.FAILED
-
-    def called(self, call_sid: str) -> None:
-        """Twilio has taken the call to one of them."""
-        with self._lock:
-            self._sids.append(call_sid)
-            self._progress.setdefault(call_sid, CallProgress())
-
-    def missed(self) -> None:
-        """One of them could not even be called."""
-        with self._lock:
-            self._expected -= 1
-
-    def report(self, report: StatusReport) -> bool:
-        """A status callback; True when with it the last of them is gone."""
-        with self._lock:
-            progress = self._progress.setdefault(report.call_sid, CallProgress())
-            if not progress.report(report):
-                return False
-            if progress.status in ("in-progress", "completed"):
-                self.came, self.outcome = True, DialOutcome.ANSWERED
-            elif progress.over and not self.came:
-                self.outcome = DialOutcome(progress.status)
-            return progress.over and self._gone()
-
-    def _gone(self) -> bool:
-        over = [progress for progress in self._progress.values() if progress.over]
-        return len(over) >= self._expected
-
-    @property
-    def gone(self) -> bool:
-        """Whether nobody of them is there, or to come."""
-        with self._lock:
-            return self._gone()
-
-    @property
-    def call_sids(self) -> tuple[str, ...]:
-        with self._lock:
-            return tuple(self._sids)
-
-
 class TwilioControl:
-    """See :class:`~voice_runtime.control.CallControl`.
+    """See :class:`~voice_runtime.control.CallControl`. One order at a time.
 
     Args:
         call_sid: of the call; asked for at each use, since a dialled call has none at first.
         settings: of the region the call is in.
         guard: whom the call may be put through to.
+        clock: what the pauses between attempts are taken from.
     """
 
     def __init__(
@@ -145,19 +100,21 @@ class TwilioControl:
         call_sid: Callable[[], str],
         settings: Callable[[], Settings],
         guard: Callable[[], Guard],
+        clock: Clock,
     ) -> None:
         self._urls = urls
         self._call_sid = call_sid
-        self.settings = settings
+        self._settings = settings
         self._guard = guard
+        self._clock = clock
         self._admissions: list[Admission] = []
-        self.guests = Guests(0)
-        """Who was called into this call's conference."""
+        self.conference_now = Conference()
+        """The call's newest conference."""
         self.announcement = ""
         """What is said to who is called next, before they are joined."""
 
     def _redirect(self, twiml: str) -> None:
-        redirect_call(self._call_sid(), twiml, settings=self.settings())
+        redirect_call(self._call_sid(), twiml, settings=self._settings())
 
     def send_digits(self, digits: str) -> None:
         self._redirect(twilio_twiml.play_digits(digits, self._urls.next("digits")))
@@ -174,22 +131,30 @@ class TwilioControl:
                     action=self._urls.next("dial"),
                     caller_id=order.caller_id,
                     timeout=order.timeout,
-                    time_limit=self._longest(order.time_limit),
+                    time_limit=self._longest,
                     whisper_url=self._urls.announce if order.announce else None,
                 )
             )
-        except BaseException:
-            for admission in self._admissions:
-                admission.refuse()
-            self._admissions.clear()
+        except BaseException as error:
+            if not _maybe_done(error):  # else it rings, perhaps, and back() comes
+                for admission in self._admissions:
+                    admission.refuse()
+                self._admissions.clear()
             raise
 
-    def conference(self, order: ConferenceOrder) -> tuple[str, ...]:
+    def conference(self, order: ConferenceOrder) -> Conference:
+        self.back()
+        invitation = twilio_twiml.check_inline(
+            twilio_twiml.conference(order.room, announce=order.announce, time_limit=self._longest)
+        )
+        if order.invite:
+            check_call_options(self._settings(), timeout=order.timeout)
         admissions: list[Admission] = []
         try:
             for guest in order.invite:  # not a comprehension: those before one that is refused are given back
                 admissions += [self._guard().admit_call(guest)]
-            self.guests = guests = Guests(len(admissions))
+            conference = Conference(self.conference_now.number + 1, admissions)
+            self.conference_now = conference
             # First the caller, so that nobody who comes is alone, and whoever fails to come finds them there.
             self._redirect(
                 twilio_twiml.conference(
@@ -200,54 +165,115 @@ class TwilioControl:
                     muted=order.muted,
                     beep=order.beep,
                     wait_url=order.wait_url,
-                    time_limit=self._longest(order.time_limit),
+                    time_limit=self._longest,
                 )
             )
-        except BaseException:
+        except BaseException as error:
             for admission in admissions:
                 admission.refuse()
+            if _maybe_done(error):  # nobody will come, and the caller may be in there
+                self.bring_back()
             raise
-        self._admissions += admissions
         for admission in admissions:
-            try:
-                guests.called(self._invite(admission, order))
-            except VoiceRuntimeError as error:
-                log.warning("A guest of call %s could not be called: %s", self._call_sid(), error)
-                guests.missed()
-        if guests.gone and admissions:
+            if conference.over:
+                break
+            self._invite(conference, admission, order, invitation)
+        if admissions and conference.gone and not conference.over:
             self.bring_back()
-        return guests.call_sids
+        return conference
 
-    def _invite(self, admission: Admission, order: ConferenceOrder) -> str:
-        return initiate_outbound_call(
-            admission,
-            twiml=twilio_twiml.conference(order.room, announce=order.announce, time_limit=self._longest(None)),
-            status_callback=self._urls.guest,
-            timeout=order.timeout,
-            settings=self.settings(),
-        )
+    def _invite(self, conference: Conference, admission: Admission, order: ConferenceOrder, invitation: str) -> None:
+        try:
+            call_sid = initiate_outbound_call(
+                admission,
+                twiml=invitation,
+                status_callback=self._urls.guest(conference.number),
+                timeout=order.timeout,
+                settings=self._settings(),
+            )
+        except RestError as error:
+            log.warning("A guest of call %s could not be called: %s", self._call_sid(), error)
+            # One whose request got no good answer is told of by its callbacks, should it exist.
+            if not error.maybe_done or not self._wait_for_guest(conference):
+                conference.missed()
+        else:
+            conference.invited(call_sid, admission)
+            if conference.over:  # meanwhile
+                self._hang_up([call_sid])
+
+    def _wait_for_guest(self, conference: Conference) -> bool:
+        before = len(conference.call_sids)
+        for _ in range(_CALLBACK_LOOKS):
+            self._clock.sleep(_CALLBACK_LOOK_S)
+            if len(conference.call_sids) > before:
+                return True
+        return False
+
+    def guest_reported(self, number: int, report: StatusReport) -> bool:
+        """A guest's status callback; True when the call is to be brought back, for nobody is there any more."""
+        conference = self.conference_now
+        return conference.number == number and conference.report(report) and not conference.over
 
     def bring_back(self) -> None:
-        """Take the call out of its conference."""
-        self._redirect(twilio_twiml.redirect(self._urls.next("conference")))
+        """Take the call out of its conference; where that cannot be had, end it, rather than leave it alone there."""
+        conference = self.conference_now
+        self._bring_back("conference", lambda: conference.over)
 
-    def _longest(self, seconds: int | None) -> int:
-        return math.ceil(self.settings().voice_max_call_seconds) if seconds is None else seconds
+    def come_back(self) -> None:
+        """Take the call back from wherever it is, or end it."""
+        self._bring_back("dial", lambda: False)
+
+    def _bring_back(self, after: str, is_back: Callable[[], bool]) -> None:
+        document = twilio_twiml.redirect(self._urls.next(after))
+        for attempt in range(1, _ATTEMPTS + 1):
+            if is_back():
+                return
+            try:
+                self._redirect(document)
+                return
+            except RestError as error:
+                if (error.status, error.code) in ALREADY_ENDED:
+                    return
+                log.warning("Call %s is not back (attempt %d): %s", self._call_sid(), attempt, error)
+            self._clock.sleep(attempt)
+        try:
+            self.end_call()
+        except VoiceRuntimeError as error:
+            log.error("Call %s could neither be brought back nor ended: %s", self._call_sid(), error)
+
+    @property
+    def _longest(self) -> int:
+        return math.ceil(self._settings().voice_max_call_seconds)
 
     def back(self) -> None:
-        """The call is back, or over: who it was put through to is no longer called."""
+        """The call is back, or over: who it was put through to is no longer called. Does not wait."""
         while self._admissions:
             self._admissions.pop().release()
+        if not self.conference_now.over:
+            ringing = self.conference_now.close()
+            if ringing:
+                self._clock.start_thread(lambda: self._hang_up(ringing), f"guests of {self._call_sid()}")
+
+    def _hang_up(self, call_sids: list[str]) -> None:
+        for call_sid in call_sids:
+            try:
+                hang_up_call(call_sid, settings=self._settings())
+            except VoiceRuntimeError as error:
+                log.error("Call %s, an invitation, could not be ended: %s", call_sid, error)
 
     def is_over(self) -> bool:
-        return is_call_over(self._call_sid(), settings=self.settings())
+        return is_call_over(self._call_sid(), settings=self._settings())
 
     def end_call(self) -> bool:
-        return hang_up_call(self._call_sid(), settings=self.settings())
+        return hang_up_call(self._call_sid(), settings=self._settings())
 
     def start_recording(
         self, *, channels: Literal["mono", "dual"] = "dual", track: Literal["inbound", "outbound", "both"] = "both"
     ) -> RecordingHandle:
         from .twilio_recording import start_recording
 
-        return start_recording(self._call_sid(), settings=self.settings(), channels=channels, track=track)
+        return start_recording(self._call_sid(), settings=self._settings(), channels=channels, track=track)
+
+
+def _maybe_done(error: BaseException) -> bool:
+    return isinstance(error, RestError) and error.maybe_done

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ..exceptions import ConfigurationError
+from ..turns.key_entry import check_keys_to_send
 
 __all__ = [
     "MAX_INLINE_CHARACTERS",
@@ -142,8 +143,7 @@ def play_digits(digits: str, resume_url: str) -> str:
     Raises:
         ValueError: anything but ``0-9 * # A-D w W``.
     """
-    if not re.fullmatch(r"[0-9*#A-DwW]+", digits):
-        raise ValueError(f"expected keys of 0-9, *, #, A-D, w and W; {digits!r} came")
+    check_keys_to_send(digits)
     response = _voice().VoiceResponse()
     response.play(digits=digits)
     response.redirect(clean(resume_url), method="POST")

@@ -121,6 +121,8 @@ class MachineVerdict(msgspec.Struct, frozen=True, kw_only=True):
 def dial_result(fields: Fields) -> TransferResult:
     """What the action of ``<Dial>`` is told. https://www.twilio.com/docs/voice/twiml/dial#attributes-action"""
     status = fields.get("DialCallStatus", "")
+    if status == "completed" and fields.get("DialBridged") == "false":
+        status = "canceled"  # interrupted before the two were joined
     outcomes = {"completed": DialOutcome.ANSWERED, **{outcome.value: outcome for outcome in DialOutcome}}
     return TransferResult(
         outcome=outcomes.get(status, DialOutcome.FAILED),

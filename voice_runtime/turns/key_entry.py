@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "KeyEntry", "figures"]
+__all__ = ["KEYS", "KeyEntry", "check_keys_to_send", "figures"]
 
 KEYS = "0123456789*#ABCD"
 """What a telephone can send (ITU-T Q.23)."""
+
+
+def check_keys_to_send(keys: str) -> None:
+    """Raise unless ``keys`` can be sent: those of a telephone, and ``w`` and ``W``, which wait half a second and a
+    whole one (https://www.twilio.com/docs/voice/twiml/play#attributes-digits).
+
+    Raises:
+        ValueError: which characters cannot be; not the others, for they may be a PIN.
+    """
+    wrong = sorted({character for character in keys if character not in KEYS + "wW"})
+    if wrong or not keys:
+        came = f"there are also {', '.join(map(ascii, wrong[:5]))}" if wrong else "there are none"
+        raise ValueError(f"expected keys of 0-9, *, #, A-D, w and W; {came}")
 
 
 class KeyEntry:
