@@ -509,3 +509,63 @@ def test_many_pauses_between_keys_are_waited_for() -> None:
         t.serve(Flow)
         t.call(script=lambda call: call.sleep(200)).wait_ended(200)
         assert done == ["back"]
+
+
+def test_a_reply_is_a_message_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Who must not be written to gets no answer either, and the handler's words are not lost without a line."""
+    with town() as t:
+        t.serve(Greeter, settings=t.settings(voice_allowed_countries="FI"), on_sms=lambda message: "hello")
+        t.fake.add_number("+15005550006", sms_url="https://voice.example.com/sms")
+        for sender in (CALLER, "+46701234567"):
+            t.fake.send_message(to="+15005550006", from_=sender, body="hi")
+        assert [message.to for message in t.fake.messages if message.direction == "outbound-reply"] == [CALLER]
+        assert "is not answered" in caplog.text
+        assert "+46701234567" not in caplog.text
+        caplog.clear()
+
+
+def test_an_invitation_whose_callback_overtakes_its_failure_is_no_miss() -> None:
+    """Twilio answers late, and the guest rings already."""
+    with town(faults=Faults(early_callback=True)) as t:
+        results: list[Any] = []
+
+        class Flow(VoiceSession):
+            def run(self) -> None:
+                self.say("one moment")
+                results.append(self.conference(invite=AGENT))
+
+        class Second(Faults):
+            """The second POST is carried out, and answered 500."""
+
+            posts = 0
+
+            def take(self, name: str) -> bool:
+                if name != "rest_500_after":
+                    return super().take(name)
+                self.posts += 1
+                return self.posts == 2
+
+        t.serve(Flow)
+        t.fake.faults = Second(early_callback=True)
+        t.fake.phones[AGENT] = Phone(ring_ms=2000, hang_up_after_s=6)
+        t.call(script=lambda call: call.sleep(200)).wait_ended(60)
+        assert results[0].outcome is DialOutcome.ANSWERED
+        assert results[0].duration_s >= 8
+
+
+def test_refused_calls_use_nothing_up() -> None:
+    """A cap counts what was placed."""
+    from voice_runtime.exceptions import PolicyError, RestError
+    from voice_runtime.transports.twilio_call import initiate_outbound_call
+
+    with town() as t:
+        settings = t.settings(voice_calls_per_day=2, voice_allowed_countries="*")
+        t.fake.allowed_countries = {"US"}
+        for _ in range(4):
+            with pytest.raises(RestError):
+                initiate_outbound_call(CALLER, settings=settings)
+        t.fake.allowed_countries = None
+        for _ in range(2):
+            initiate_outbound_call(CALLER, settings=settings)
+        with pytest.raises(PolicyError, match="calls_per_day"):
+            initiate_outbound_call(CALLER, settings=settings)

@@ -177,7 +177,7 @@ def test_the_end_of_the_call_brings_the_keys_so_far() -> None:
         call.wait_ended()
         t.clock.sleep(0.2)
         partial, at = caught[0]
-        assert (partial.digits, partial.reason) == ("47", "hang_up")
+        assert (partial.digits, partial.reason) == ("47", "hung_up")
         assert at == pytest.approx(call.events[-1].at_s, abs=1.0)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .bridge import refuse_on_event_loop
 from .control import CallControl, ConferenceOrder, ConferenceState, Recording, TransferOrder
-from .exceptions import CallHangupError, ConfigurationError
+from .exceptions import AudioFormatError, CallHangupError, ConfigurationError
 from .facts import DialOutcome
 from .hold import Hold, waiting_tone
 from .results import ConferenceResult, TransferResult
@@ -47,6 +47,7 @@ class ControlVerbs:
 
         Raises:
             ValueError: anything else.
+            ConfigurationError: the call is not one of a VoiceServer.
             CallHangupError: the call ended.
             RestError: Twilio refused.
         """
@@ -77,6 +78,8 @@ class ControlVerbs:
         Raises:
             CallHangupError: the call ended, perhaps while the two were talking.
             InvalidNumberError, PolicyError: it must not be called; no request was made.
+            ValueError: none, or more than ten numbers.
+            ConfigurationError: the call is not one of a VoiceServer.
             RestError: Twilio refused; the call is still here.
         """
         refuse_on_event_loop("transfer()")
@@ -154,7 +157,8 @@ class ControlVerbs:
             with self.hold("music.wav"):
                 answer = look_it_up()
 
-        The call stays on its stream. A sentence said meanwhile comes between two rounds of the music.
+        The call stays on its stream. A sentence said meanwhile comes between two rounds of the music; what the caller
+        says or presses is forgotten.
 
         Args:
             music: as for :meth:`VoiceSession.play`; default: a soft beep now and then.
@@ -167,6 +171,8 @@ class ControlVerbs:
         if self.live.ended:
             raise CallHangupError(reason=self.live.ended)
         audio, name = (waiting_tone(), "hold") if music is None else self._ulaw_of(music)
+        if not audio:
+            raise AudioFormatError("the music is empty: there is nothing to play")
         return Hold(self.live, audio, name)
 
     def start_recording(

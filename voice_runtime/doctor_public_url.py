@@ -20,6 +20,7 @@ import msgspec
 from .config import Settings
 from .doctor_report import Check, error, ok, warning
 from .doctor_steps import Steps
+from .exceptions import ConfigurationError
 from .transports.twilio_signature import sign
 from .transports.twilio_ws import CHECK_TOKEN
 
@@ -282,7 +283,7 @@ def walk_stream(settings: Settings, steps: Steps) -> RoundTrip:
         # A proxy that drops the Upgrade header makes a GET of it, which the webhooks' side refuses for its scheme.
         try:
             plain_url = settings.public_url(f"/voice/{CHECK_TOKEN}")
-        except RuntimeError:
+        except ConfigurationError:
             return trip
         return msgspec.structs.replace(trip, plain=knock(url, _signature(settings, plain_url, None), steps))
     if (trip.signed.status, trip.signed.close_code) != (101, 1000):

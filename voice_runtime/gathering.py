@@ -56,7 +56,7 @@ def gather_once(
         with bridge.lock:
             bridge.wait(lambda: keypad.waiting or said() or bridge.ended, deadline - bridge.clock.monotonic())
             if bridge.ended:
-                raise CallHangupError(partial=GatherResult(digits=entry.keys, reason="hang_up"), reason=bridge.ended)
+                raise CallHangupError(partial=GatherResult(digits=entry.keys, reason="hung_up"), reason=bridge.ended)
             key = keypad.take()
             heard = hearing.take_said(from_ms) if key is None and said() else None
         if key is not None:

@@ -428,7 +428,7 @@ class Hearing:
 
     def raise_if_over(self) -> None:
         if self._bridge.ended:
-            raise CallHangupError(partial=ListenResult(reason="hang_up"), reason=self._bridge.ended)
+            raise CallHangupError(partial=ListenResult(reason="hung_up"), reason=self._bridge.ended)
         failure = self._failure
         if failure is not None:
             raise ProviderError(failure.kind, failure.message, retryable=failure.retryable)

@@ -52,12 +52,14 @@ class Hold:
 
     def end(self) -> None:
         """The music stops at once. May be called again."""
-        if not self._stop.is_set():
+        with self._live.bridge.lock:
+            if self._stop.is_set():
+                return
             self._stop.set()
             self._live.holds.remove(self.end)
-            self._thread.join(5)
-            self._live.hearing.clear_inbound()
-            self._live.keypad.clear()
+        self._thread.join(5)
+        self._live.hearing.clear_inbound()
+        self._live.keypad.clear()
 
     def __enter__(self) -> Hold:
         return self

@@ -13,10 +13,11 @@ from .live_call import LiveCall
 __all__ = ["MachineEar", "listening", "wait_for_beep"]
 
 _GREETING_OVER_MS = 2500.0
-"""Silence that ends a greeting without a beep."""
-_TALK_MS = 400.0
+"""Silence that ends a greeting without a beep: longer than most pauses between two sentences of one."""
 _AFTER_VERDICT_MS = 1200.0
-"""The same, when Twilio's detection has said that the greeting is over."""
+"""The same, when Twilio has said that the greeting is over: its own MachineDetectionSpeechEndThreshold."""
+_TALK_MS = 400.0
+"""Sound of the machine while we speak to it that is more than a click: a syllable or two."""
 
 
 def wait_for_beep(live: LiveCall, answered_by: str, timeout: float) -> None:

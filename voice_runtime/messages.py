@@ -12,6 +12,7 @@ from typing import Any
 from .clock import Clock
 from .config import Settings
 from .events import CallEvent, SmsStatusChanged
+from .exceptions import InvalidNumberError, PolicyError
 from .flow import Call
 from .policy import Guard
 from .transport import get_sms_transport
@@ -23,9 +24,12 @@ __all__ = ["CallMessages", "MessageDesk", "SmsHandler"]
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 10_000
+_REPLY_S = 15.0
+"""So long Twilio waits for an answer: https://www.twilio.com/docs/api/errors/11200."""
 
 SmsHandler = Callable[[IncomingSms], "str | None"]
-"""Gets a message, on a thread of its own, and returns what is answered; None: nothing."""
+"""Gets a message, on a thread of its own, and returns what is answered; None: nothing. Twilio waits 15 s for it: what
+takes longer is sent with ``server.send_sms()``."""
 
 
 class CallMessages:
@@ -114,7 +118,7 @@ class MessageDesk:
             if not progress.report(status.status):
                 return
         facts = {"to": status.to, "status": status.status, "error_code": status.error_code}
-        live = call.session.live if call is not None else None
+        live = call.live if call is not None else None
         if live is not None and not live.ended:
             live.emit(SmsStatusChanged, message_sid=status.message_sid, **facts)
         elif self._observer is not None:
@@ -145,7 +149,7 @@ class MessageDesk:
                 while len(self._answers) > _REMEMBERED:
                     self._answers.popitem(last=False)
         if known is not None:  # repeated, perhaps while the handler is still at it
-            known.made.wait()
+            known.made.wait(_REPLY_S)
             return known.twiml
         try:
             mine.twiml = self._answer(message)
@@ -158,7 +162,12 @@ class MessageDesk:
             log.info("Message %s came in and nobody handles messages (VoiceServer(on_sms=))", message.message_sid)
             return sms_reply()
         try:
-            return sms_reply(self._handler(message))
+            text = self._handler(message)
+            if text and text.strip():  # it costs what any message costs
+                self._guard().admit_message(message.sender, caller_id=message.recipient)
+            return sms_reply(text)
+        except (PolicyError, InvalidNumberError) as error:
+            log.warning("Message %s is not answered: %s", message.message_sid, error)
         except BaseException:
             log.exception("The handler failed with message %s", message.message_sid)
-            return sms_reply()
+        return sms_reply()

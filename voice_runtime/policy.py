@@ -36,6 +36,7 @@ import collections
 import math
 import os
 import threading
+import urllib.parse
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ import msgspec
 
 from .clock import Clock, SystemClock
 from .exceptions import ConfigurationError, InvalidNumberError, PolicyError
-from .masking import mask_number, mask_numbers
+from .masking import mask_number, mask_numbers, without_numbers
 from .phone_numbers import (
     EVERY_COUNTRY,
     NO_COUNTRY,
@@ -278,13 +279,13 @@ class Guard:
     def _check_do_not_call(self, number: str) -> None:
         try:
             listed = self._on_list(number)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - its text may show the number: it is a cause only when it does not
             raise PolicyError(
                 "do_not_call",
                 number,
                 "the do-not-call list could not be asked, and without it nobody is called: "
-                f"{type(error).__name__}: {mask_numbers(str(error))}",
-            ) from error
+                f"{type(error).__name__}: {mask_numbers(urllib.parse.unquote(str(error)))}",
+            ) from (error if isinstance(error, ConfigurationError) else without_numbers(error))
         if listed:
             raise PolicyError(
                 "do_not_call",
@@ -386,7 +387,7 @@ def explicit_guard(settings: Settings) -> Guard:
     Raises:
         ConfigurationError: ``VOICE_DO_NOT_CALL`` cannot be read.
     """
-    key = tuple(repr(getattr(settings, name)) for name in _EXPLICIT)
+    key = tuple(getattr(settings, name) for name in _EXPLICIT)
     with _explicit_lock:
         guard = _explicit_guards.get(key)
         if guard is None:

@@ -50,7 +50,8 @@ class ListenResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         text: the words; empty when there are none.
         choice: the entry of ``expect`` that was heard; None when nothing was expected or nothing matched.
-        reason: ``speech``; ``no_match`` (there was speech, but nothing that was expected); ``silence``.
+        reason: ``speech``; ``no_match`` (there was speech, but nothing that was expected); ``silence``; as the
+            ``partial`` of a CallHangupError ``hung_up``.
         start_ms, end_ms: where the speech lies on the caller's audio of this call.
 
     True where there is something to work with: a choice when choices were given, else any words.
@@ -76,7 +77,8 @@ class GatherResult(msgspec.Struct, frozen=True, kw_only=True):
         digits: the keys without the terminator, or the digits that were said.
         text, choice: as in :class:`ListenResult`, when it was said.
         terminated: whether the terminator ended the entry.
-        reason: ``keys``; ``incomplete`` (fewer keys than asked for); ``speech``; ``no_match``; ``silence``.
+        reason: ``keys``; ``incomplete`` (fewer keys than asked for); ``speech``; ``no_match``; ``silence``; as the
+            ``partial`` of a CallHangupError ``hung_up``.
         start_ms, end_ms: where speech lies on the caller's audio.
 
     True where it is what was asked for.

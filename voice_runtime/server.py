@@ -75,8 +75,8 @@ class VoiceServer:
 
     Args:
         flow: a :class:`VoiceSession` subclass; or a function that is given :class:`CallFacts` and returns a session,
-            a class, ``reject()`` or ``busy()``; or a dict of such, by the number that was called (``"*"``: any
-            other).
+            a class, ``reject()`` or ``busy()``; or a dict of such, by our number (the one that was called; for a
+            call that is dialled, its caller id) in E.164, ``"*"`` for any other.
         stt: the recogniser of the calls: a registry name (``"pocketsphinx"``), a class, or a function that makes one
             (an ``SttProvider`` or a ``Recognizer``). Default: the setting ``VOICE_STT``, else one that is installed.
             A flow that sets ``stt_factory`` has its own.

@@ -468,7 +468,9 @@ class VoiceSession(ControlVerbs):
             ``message_sid``, ``status`` and ``to``; Twilio's also has ``segments``, what it is billed as.
 
         Raises:
-            InvalidNumberError: no number to send to, or not a valid one.
+            ConfigurationError: no number to send to is known, or ``send_at`` needs a messaging service.
+            ValueError: the text is empty or too long, or ``send_at`` out of reach.
+            InvalidNumberError: not a valid number.
             PolicyError: it must not be written to.
             OptedOutError: the recipient has answered STOP.
             RestError: Twilio refused or could not be reached.

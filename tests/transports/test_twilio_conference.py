@@ -25,7 +25,7 @@ def conference(count: int) -> tuple[Conference, Guard, list[Admission]]:
     """One to which so many are to be invited."""
     guard = Guard(CallPolicy(allowed_countries="*"), clock=VirtualClock())
     admissions = [guard.admit_call(f"+3584010000{n:02d}") for n in range(count)]
-    return Conference(1, admissions), guard, admissions
+    return Conference(1, len(admissions)), guard, admissions
 
 
 def guests(*outcomes: str) -> tuple[Conference, Guard, list[StatusReport]]:
@@ -70,7 +70,7 @@ def test_one_who_could_not_be_called_is_not_waited_for() -> None:
     """Nor counted among those who were."""
     made, _, admissions = conference(2)
     made.invited("CA1", admissions[0])
-    made.missed()
+    made.missed(admissions[1])
     assert not made.gone
     assert made.report(StatusReport(call_sid="CA1", status="completed"))
     assert made.call_sids == ("CA1",)

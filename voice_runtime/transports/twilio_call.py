@@ -155,6 +155,10 @@ def initiate_outbound_call(
         with twilio_rest.translated("Placing the call"):
             call = rest.calls.create(**{name: value for name, value in options.items() if value is not None})
             call_sid = call.sid
+    except BaseException as error:
+        if admission is not phone and not (isinstance(error, RestError) and error.maybe_done):
+            admission.refuse()
+        raise
     finally:
         if admission is not phone:
             admission.release()  # nobody here learns of the call's end

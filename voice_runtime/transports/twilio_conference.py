@@ -19,19 +19,18 @@ class Conference:
 
     Args:
         number: tells it from the others of the same call.
-        admissions: of those who are to be invited.
+        invited: how many guests there are to be.
 
     Attributes:
         over: the call has left it.
     """
 
-    def __init__(self, number: int = 0, admissions: list[Admission] | None = None) -> None:
+    def __init__(self, number: int = 0, invited: int = 0) -> None:
         self.number = number
         self.over = False
         self._lock = threading.Lock()
-        self._waiting = list(admissions or ())
         self._missed = 0
-        self._expected = len(self._waiting)
+        self._expected = invited
         self._progress: dict[str, CallProgress] = {}
         self._admissions: dict[str, Admission] = {}
         self._came = not self._expected
@@ -60,13 +59,19 @@ class Conference:
         with self._lock:
             self._progress.setdefault(call_sid, CallProgress())
             self._admissions[call_sid] = admission
-            if self._progress[call_sid].over:
+            if self.over or self._progress[call_sid].over:
                 admission.release()
 
-    def missed(self) -> None:
-        """One of them could not even be called."""
+    def missed(self, admission: Admission, *, maybe_called: bool = False) -> None:
+        """One of them could not even be called, as far as anybody knows."""
+        admission.release() if maybe_called else admission.refuse()
         with self._lock:
             self._missed += 1
+
+    def not_invited(self, admissions: list[Admission]) -> None:
+        """These were not asked any more."""
+        for admission in admissions:
+            admission.refuse()
 
     def report(self, report: StatusReport) -> bool:
         """A guest's status callback; True when with it the last of them is gone."""
@@ -93,7 +98,7 @@ class Conference:
         yet, to be ended."""
         with self._lock:
             self.over = True
-            for admission in [*self._admissions.values(), *self._waiting]:
+            for admission in self._admissions.values():
                 admission.release()
             return [
                 sid

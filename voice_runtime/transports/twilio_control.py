@@ -153,7 +153,7 @@ class TwilioControl:
         try:
             for guest in order.invite:  # not a comprehension: those before one that is refused are given back
                 admissions += [self._guard().admit_call(guest)]
-            conference = Conference(self.conference_now.number + 1, admissions)
+            conference = Conference(self.conference_now.number + 1, len(admissions))
             self.conference_now = conference
             # First the caller, so that nobody who comes is alone, and whoever fails to come finds them there.
             self._redirect(
@@ -174,8 +174,9 @@ class TwilioControl:
             if _maybe_done(error):  # nobody will come, and the caller may be in there
                 self.bring_back()
             raise
-        for admission in admissions:
+        for position, admission in enumerate(admissions):
             if conference.over:
+                conference.not_invited(admissions[position:])
                 break
             self._invite(conference, admission, order, invitation)
         if admissions and conference.gone and not conference.over:
@@ -183,6 +184,7 @@ class TwilioControl:
         return conference
 
     def _invite(self, conference: Conference, admission: Admission, order: ConferenceOrder, invitation: str) -> None:
+        known = conference.call_sids
         try:
             call_sid = initiate_outbound_call(
                 admission,
@@ -194,20 +196,21 @@ class TwilioControl:
         except RestError as error:
             log.warning("A guest of call %s could not be called: %s", self._call_sid(), error)
             # One whose request got no good answer is told of by its callbacks, should it exist.
-            if not error.maybe_done or not self._wait_for_guest(conference):
-                conference.missed()
-        else:
-            conference.invited(call_sid, admission)
-            if conference.over:  # meanwhile
-                self._hang_up([call_sid])
+            appeared = self._new_guest(conference, known) if error.maybe_done else None
+            if appeared is None:
+                conference.missed(admission, maybe_called=error.maybe_done)
+                return
+            call_sid = appeared
+        conference.invited(call_sid, admission)
+        if conference.over:  # meanwhile
+            self._hang_up([call_sid])
 
-    def _wait_for_guest(self, conference: Conference) -> bool:
-        before = len(conference.call_sids)
+    def _new_guest(self, conference: Conference, known: tuple[str, ...]) -> str | None:
         for _ in range(_CALLBACK_LOOKS):
+            if new := [sid for sid in conference.call_sids if sid not in known]:
+                return new[0]
             self._clock.sleep(_CALLBACK_LOOK_S)
-            if len(conference.call_sids) > before:
-                return True
-        return False
+        return None
 
     def guest_reported(self, number: int, report: StatusReport) -> bool:
         """A guest's status callback; True when the call is to be brought back, for nobody is there any more."""

@@ -26,14 +26,13 @@ import itertools
 import logging
 import random
 import re
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..clock import Clock, SystemClock
 from ..exceptions import ConfigurationError, RestError
-from ..masking import mask_numbers
+from ..masking import mask_numbers, without_numbers
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -73,7 +72,6 @@ _MAX_STALE_PAGES = 3  # with nothing new on them: more than calls that begin in 
 _HOST = re.compile(r"^https://[a-z0-9.-]+\.twilio\.com(?=[/?]|$)")  # api, voice, lookups ..., of any region
 _API = "https://api.twilio.com"
 _CHUNK_BYTES = 65_536
-_COLOUR = re.compile(r"\x1b\[\d*m")
 
 # What the code alone does not tell a newcomer.
 _HINTS = {
@@ -295,13 +293,13 @@ def translated(purpose: str, *, method: str = "POST") -> Iterator[None]:
     try:
         yield
     except twilio_exception as error:
-        raise _from_sdk(purpose, _with_answer(error), changes) from _without_numbers(error)
+        raise _from_sdk(purpose, _with_answer(error), changes) from without_numbers(error)
     except (RequestException, HTTPError) as error:
         maybe_done = changes and not _was_never_sent(error)
         message = f"{purpose} failed: no answer from Twilio ({_kind(error)})."
         if maybe_done:
             message += " Twilio may have carried it out all the same: do not repeat it blindly."
-        raise RestError(message, maybe_done=maybe_done) from _without_numbers(error)
+        raise RestError(message, maybe_done=maybe_done) from without_numbers(error)
     except (ValueError, TypeError, AttributeError, KeyError, InvalidOperation) as error:
         # An answer of 2xx that is not the JSON it should be: a proxy's page, most likely.
         message = f"{purpose} failed: the answer is not what Twilio sends ({type(error).__name__})."
@@ -411,7 +409,7 @@ def check_sid(sid: str, noun: str = "call", prefix: str = "CA") -> str:
     Raises:
         ValueError: it is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9]+", sid):
+    if not re.fullmatch(rf"(?:{prefix})[A-Za-z0-9]+", sid):
         came = mask_numbers(sid[:40])
         raise ValueError(f"expected a {noun} SID, {prefix!r} and 32 hexadecimal digits; {came!r} came")
     return sid
@@ -460,12 +458,6 @@ def _from_sdk(purpose: str, error: Any, changes: bool) -> RestError:
     # Without a status nothing is known; 5xx is Twilio's own failure, before or after the deed.
     maybe_done = changes and (status is None or status >= 500)
     return RestError(message, status=status, code=code, maybe_done=maybe_done)
-
-
-def _without_numbers(error: BaseException) -> BaseException | None:
-    """The error, as a cause that tracebacks show, unless it would show a telephone number: in its text or its URL."""
-    text = _COLOUR.sub(" ", urllib.parse.unquote(str(error)))
-    return error if mask_numbers(text) == text else None
 
 
 def _may_pass(error: BaseException) -> bool:

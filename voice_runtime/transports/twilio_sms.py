@@ -35,8 +35,8 @@ MAX_BODY_CHARACTERS = 1600
 """https://www.twilio.com/docs/api/errors/21617."""
 
 MIN_SCHEDULE_SECONDS = 300
-"""A message can be scheduled for so long from now at the earliest: https://www.twilio.com/docs/api/errors/35115. It
-was fifteen minutes once, and some pages still say so: a refusal (35114) is Twilio's last word."""
+"""A message can be scheduled for so long from now at the earliest: https://www.twilio.com/docs/api/errors/35115. Some
+of Twilio's pages say fifteen minutes: a refusal (35114) is its last word."""
 
 MAX_SCHEDULE_SECONDS = 35 * 24 * 3600
 """And at the latest."""

@@ -35,7 +35,7 @@ ENDED = frozenset({"completed", "busy", "no-answer", "failed", "canceled"})
 
 _ORDER = {"queued": 0, "initiated": 1, "ringing": 2, "in-progress": 3, **dict.fromkeys(ENDED, 4)}
 
-_SID = re.compile(r"[A-Za-z0-9]{1,64}")
+_SID = re.compile(r"(?:CA|MZ)[A-Za-z0-9]{1,62}")
 
 _REJECTED = frozenset({603, 607, 608})
 """SIP responses of who does not want the call: Decline (RFC 3261), Unwanted (RFC 8197), Rejected (RFC 8688)."""
