@@ -223,3 +223,21 @@ def test_a_voice_that_only_speaks() -> None:
         line_of.clock.sleep(0.5)
     assert stt.told == [True, False]
     assert events.of(SayFinished)[0].heard_text == "beep"
+
+
+def test_what_is_said_has_one_end_mark() -> None:
+    """Whoever fills it ends it; nobody does so again."""
+    from voice_runtime.events import MarkSettled
+
+    session = VoiceSession()
+    session.tts_factory = speaking(ScriptedVoice())
+    events = Recorder()
+    session.subscribe(events.append)
+    with exchange(session) as line_of:
+        line = line_of.connect()
+        session.wait_for_ws_connect(5)
+        assert session.say("one two three").complete
+        assert session.play(b"\x21" * 1600).complete
+        line_of.clock.sleep(0.5)
+        assert [mark.label for mark in events.of(MarkSettled) if mark.label == "end"] == ["end", "end"]
+        line.hang_up()

@@ -78,7 +78,7 @@ class Utterance:
     ``outcome`` is None while it is on its way; afterwards ``heard_bytes`` is final.
     """
 
-    __slots__ = ("_generation", "heard_bytes", "outcome", "queued_bytes", "start", "words")
+    __slots__ = ("_generation", "ended", "heard_bytes", "outcome", "queued_bytes", "start", "words")
 
     def __init__(self, generation: _Generation) -> None:
         self._generation = generation
@@ -86,6 +86,8 @@ class Utterance:
         self.queued_bytes = 0
         self.heard_bytes = 0
         self.outcome: Outcome | None = None
+        self.ended = False
+        """Whether its end mark is queued."""
         self.words: list[Word] = []
 
     @property
@@ -252,9 +254,10 @@ class Timeline:
         return utterance
 
     def end(self, utterance: Utterance, label: str = "end") -> Mark | None:
-        """No more audio of it will come: its end mark goes behind. None when it is already settled."""
-        if utterance.outcome is not None or utterance._generation is not self._now:
+        """No more audio of it will come: its end mark goes behind. None when it has one, or is already settled."""
+        if utterance.ended or utterance.outcome is not None or utterance._generation is not self._now:
             return None
+        utterance.ended = True
         return self._queue_mark(Mark(label, self._name(label), self._now, utterance))
 
     def mark(self, label: str) -> Mark:
