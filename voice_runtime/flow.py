@@ -190,9 +190,12 @@ class Call:
             live.bridge.notify()
 
     @property
+    def _handles_machines(self) -> bool:
+        return type(self.session).on_machine is not VoiceSession.on_machine
+
+    @property
     def _is_for_on_machine(self) -> bool:
-        handled = type(self.session).on_machine is not VoiceSession.on_machine
-        return handled and self._live.answered_by.startswith(("machine", "fax"))
+        return self._handles_machines and self._live.answered_by.startswith(("machine", "fax"))
 
     # -- the flow's thread ----------------------------------------------------------------------------------------
 
@@ -262,7 +265,7 @@ class Call:
         """``run()`` is through, perhaps with a machine whose greeting it took for a person: before detection has
         decided, there is no hanging up on it."""
         live = self._live
-        if self.detection_s and type(self.session).on_machine is not VoiceSession.on_machine:
+        if self.detection_s and self._handles_machines:
             assert live.started_at is not None
             left = live.started_at + self.detection_s - live.clock.monotonic()
             live.bridge.wait_until(lambda: live.answered_by or live.ended, left)

@@ -44,7 +44,7 @@ STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
 _MACHINE_DETECTION = {"enable": "Enable", "message_end": "DetectMessageEnd", "detectmessageend": "DetectMessageEnd"}
 
 ALREADY_ENDED = {(400, 21220), (404, 20404)}
-"""HTTP status and Twilio error when a call is over, or was never there: "Call is not in-progress", "not found"."""
+"""HTTP status and Twilio error when a call or a recording is over, or was never there."""
 
 
 def initiate_outbound_call(

@@ -26,6 +26,7 @@ import msgspec
 
 from ..exceptions import RestError
 from . import twilio_rest
+from .twilio_call import ALREADY_ENDED
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -54,8 +55,6 @@ Track = Literal["both", "inbound", "outbound"]
 _CHANNELS = {"mono": "1", "dual": "2"}
 _TRACKS = ("both", "inbound", "outbound")
 _EVENTS = ("in-progress", "completed", "absent")
-# The call or the recording is over, or was never there.
-_OVER = {(400, 21220), (404, 20404)}
 
 
 class RecordingHandle:
@@ -134,7 +133,7 @@ class RecordingHandle:
                 return update(self._home)
             return twilio_rest.first_region_that_knows(self._settings, update)
         except RestError as error:
-            if (error.status, error.code) in _OVER:
+            if (error.status, error.code) in ALREADY_ENDED:
                 return False
             raise
 

@@ -15,6 +15,7 @@ import msgspec
 
 from .twilio_sms import MAX_BODY_CHARACTERS, count_segments
 from .twilio_twiml import clean
+from .twilio_webhooks import whole_number
 
 __all__ = ["FINAL", "IncomingSms", "SmsProgress", "SmsStatus", "sms_reply"]
 
@@ -56,7 +57,7 @@ class IncomingSms(msgspec.Struct, frozen=True, kw_only=True):
             sender=fields.get("From", ""),
             recipient=fields.get("To", ""),
             body=fields.get("Body", ""),
-            segments=_number(fields, "NumSegments") or 0,
+            segments=whole_number(fields, "NumSegments") or 0,
             media=tuple(media),
             fields=dict(fields),
         )
@@ -83,7 +84,7 @@ class SmsStatus(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             message_sid=_message_sid(fields),
             status=fields.get("MessageStatus", "") or fields.get("SmsStatus", ""),
-            error_code=_number(fields, "ErrorCode") or None,
+            error_code=whole_number(fields, "ErrorCode") or None,
             to=fields.get("To", ""),
             sender=fields.get("From", ""),
         )
@@ -137,8 +138,3 @@ def sms_reply(text: str | None = None) -> str:
 
 def _message_sid(fields: Mapping[str, str]) -> str:
     return fields.get("MessageSid", "") or fields.get("SmsSid", "") or fields.get("SmsMessageSid", "")
-
-
-def _number(fields: Mapping[str, str], name: str) -> int | None:
-    text = fields.get(name, "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None

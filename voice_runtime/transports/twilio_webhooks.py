@@ -26,6 +26,7 @@ __all__ = [
     "StreamReport",
     "call_facts",
     "dial_result",
+    "whole_number",
 ]
 
 Fields: TypeAlias = Mapping[str, str]
@@ -41,7 +42,8 @@ _REJECTED = frozenset({603, 607, 608})
 """SIP responses of who does not want the call: Decline (RFC 3261), Unwanted (RFC 8197), Rejected (RFC 8688)."""
 
 
-def _number(fields: Fields, name: str) -> int | None:
+def whole_number(fields: Fields, name: str) -> int | None:
+    """A field of digits; None when it is missing or is something else."""
     text = fields.get(name, "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
@@ -87,12 +89,12 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             call_sid=_sid(fields, "CallSid"),
             status=fields.get("CallStatus", ""),
-            sequence=_number(fields, "SequenceNumber"),
-            sip_code=_number(fields, "SipResponseCode"),
-            error_code=_number(fields, "ErrorCode"),
+            sequence=whole_number(fields, "SequenceNumber"),
+            sip_code=whole_number(fields, "SipResponseCode"),
+            error_code=whole_number(fields, "ErrorCode"),
             error_message=fields.get("ErrorMessage", ""),
             answered_by=fields.get("AnsweredBy", ""),
-            duration_s=_number(fields, "CallDuration"),
+            duration_s=whole_number(fields, "CallDuration"),
         )
 
 
@@ -114,7 +116,7 @@ class MachineVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             call_sid=_sid(fields, "CallSid"),
             answered_by=fields.get("AnsweredBy", ""),
-            detection_ms=_number(fields, "MachineDetectionDuration"),
+            detection_ms=whole_number(fields, "MachineDetectionDuration"),
         )
 
 
@@ -127,7 +129,7 @@ def dial_result(fields: Fields) -> TransferResult:
     return TransferResult(
         outcome=outcomes.get(status, DialOutcome.FAILED),
         call_sid=_sid(fields, "DialCallSid"),
-        duration_s=_number(fields, "DialCallDuration") or 0,
+        duration_s=whole_number(fields, "DialCallDuration") or 0,
     )
 
 
